@@ -1,0 +1,16 @@
+"""cnnbench: which optimizer, learning rate, regularizer, schedule and architecture, and is the difference real?"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnbench.predict import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # imports torch: only when somebody asks
+        from cnnbench.predict import load
+
+        return load
+    raise AttributeError(f"module 'cnnbench' has no attribute {name!r}")

@@ -1,0 +1,63 @@
+"""How does a `_target_` of the config become an object? Its arguments are checked against its signature first."""
+
+import inspect
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+
+from cnnbench.schema import ConfigError, nearest
+
+Spec = dict[str, Any]
+"""A group's config: `_target_`, and the arguments of the class or function that it names. `_target_: null` is nothing."""
+
+
+def check(group: str, spec: Spec, given: tuple[str, ...]) -> None:
+    """Is there such a class, and does it take these arguments?
+
+    Args:
+        group: the config group, for the message.
+        spec: its config.
+        given: names of the arguments that cnnbench passes itself, in their order.
+
+    Raises:
+        ConfigError: one line that names key and value.
+    """
+    name = spec.get("_target_", "")
+    if name is None:
+        return
+    if not isinstance(name, str) or "." not in name:
+        raise ConfigError(f"{group}._target_={name}: must be the full name of a class, such as torch.optim.Adam.")
+    try:
+        target = get_object(name)
+    except Exception:
+        raise ConfigError(f"{group}._target_={name}: there is no such class.") from None
+    if not callable(target):
+        raise ConfigError(f"{group}._target_={name}: not a class or function.")
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = [key for key in parameters if key not in given]
+    for key, value in spec.items():
+        if not key.startswith("_") and key not in allowed:
+            raise ConfigError(f"{group}.{key}={value}: {name} takes no '{key}'.{nearest(key, allowed)}")
+    for key in allowed:
+        if parameters[key].default is inspect.Parameter.empty and key not in spec:
+            raise ConfigError(f"{group}.{key} is missing: {name} needs it.")
+
+
+def build(group: str, spec: Spec, *given: Any) -> Any:
+    """The object: `_target_(*given, **arguments)`; None where `_target_` is null.
+
+    Raises:
+        ConfigError: the class refuses a value; the message is its own.
+    """
+    if spec.get("_target_") is None:
+        return None
+    try:
+        return instantiate(spec, *given, _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        arguments = ", ".join(f"{key}={value}" for key, value in spec.items() if not key.startswith("_"))
+        raise ConfigError(f"{group}: {spec['_target_']}({arguments}): {str(cause).splitlines()[0]}") from error

@@ -1,0 +1,236 @@
+"""How do the words on the command line become checked configs? (imports Hydra and OmegaConf only)
+
+Hydra's grammar, groups and search path are used as they are; its job runner is not, since that one writes folders of
+its own, starts jobs before all of them are checked, and ends a sweep at the first failure.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cnnbench.schema import Config, ConfigError, nearest
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF = (_PACKAGED if (_PACKAGED / "config.yaml").exists() else Path(__file__).parent.parent / "conf").resolve()
+"""The configs: inside an installed package, or beside it in a checkout."""
+
+GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
+_OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
+"""Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that was asked for."""
+
+    config: Config
+    choices: dict[str, str]
+    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
+    overrides: tuple[str, ...]
+    """What sets this job apart from the others of its sweep."""
+
+
+@contextmanager
+def config_source(config_dir: Path | None) -> Iterator["Composer"]:
+    """The built-in configs, and the user's own from `config_dir` behind them.
+
+    Raises:
+        ConfigError: there is no such folder, or one of its files has the name of a built-in one.
+    """
+    search: list[str] = []
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        for path in sorted(config_dir.rglob("*.yaml")):
+            name = path.relative_to(config_dir)
+            if (CONF / name).exists():
+                raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
+        search.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
+        yield Composer(GlobalHydra.instance().config_loader(), search)
+
+
+class Composer:
+    """Turns lists of overrides into configs. Made by `config_source`."""
+
+    def __init__(self, loader: ConfigLoader, search: list[str]) -> None:
+        self._search = search
+        self._parser = OverridesParser.create(config_loader=loader)
+        # The loader learns the user's folder only while it composes, so the folder is listed here.
+        own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
+        self.options = {
+            group: sorted({file.stem for root in (CONF, *own) for file in (root / group).glob("*.yaml")})
+            for group in GROUPS
+        }
+
+    def jobs(self, words: Iterable[str], multirun: bool) -> list[Job]:
+        """The jobs that `words` ask for, in Hydra's order (the last key moves fastest), all of them checked.
+
+        Args:
+            words: overrides in Hydra's grammar.
+            multirun: `-m` was given. An experiment that is a sweep needs none.
+
+        Raises:
+            ConfigError: one line that names the key, the value and what is allowed.
+        """
+        overrides = self._parse(words)
+        swept = [o for o in overrides if o.is_sweep_override()]
+        fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
+        of_experiments = [o for o in swept if o.key_or_group == "experiment"]
+        if of_experiments and multirun:
+            rest = [o.input_line for o in overrides if o.key_or_group != "experiment"]
+            return [job for word in self._values(of_experiments[-1]) for job in self.jobs([*rest, word], multirun)]
+
+        hydra = self._compose(fixed).hydra
+        sweep = {o.key_or_group: o for o in self._sweep_of_experiment(hydra)}
+        if swept and not (multirun or hydra.mode == RunMode.MULTIRUN):
+            word = swept[0].input_line
+            raise ConfigError(f"{word}: several values are a sweep: add -m. (A list is written [a,b].)")
+        for override in overrides:
+            sweep.pop(override.key_or_group, None)
+        sweep |= {o.key_or_group: o for o in swept}
+        combinations = itertools.product(*(self._values(o) for o in sweep.values()))
+        return [self._job(fixed, combination) for combination in combinations]
+
+    def config(self, words: Iterable[str]) -> DictConfig:
+        """The composed config of a single run, as it is printed by `--cfg job`."""
+        return _without_hydra(self._compose([o.input_line for o in self._parse(words) if not o.is_sweep_override()]))
+
+    def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
+        params = hydra.sweeper.params or {}
+        if hydra.mode != RunMode.MULTIRUN:
+            return []
+        return self._parse(f"{key}={value}" for key, value in params.items())
+
+    def _parse(self, words: Iterable[str]) -> list[Override]:
+        overrides = []
+        for word in words:
+            try:
+                override = self._parser.parse_override(word)
+            except HydraException as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"{word}: not of the form key=value ({reason}).") from None
+            head, _, rest = override.key_or_group.partition(".")
+            if rest and head in _OPEN and not word.startswith(("+", "~")):
+                override = self._parser.parse_override(f"++{word}")
+            self._check(override)
+            if not (override.key_or_group == "experiment" and override.value() is None):  # null: no experiment
+                overrides.append(override)
+        return overrides
+
+    def _check(self, override: Override) -> None:
+        key = override.key_or_group
+        head = re.split(r"[./]", key)[0]
+        word = (override.input_line or "").lstrip("+")
+        if head == "hydra":
+            return
+        if head not in GROUPS + KEYS:
+            raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
+        if key in GROUPS:
+            values = self._options_of(override)
+            if key == "experiment" and values == [None]:
+                return
+            if override.is_delete() or None in values:
+                raise ConfigError(f"{word}: {key} can't be empty. Allowed: {', '.join(self.options[key])}.")
+            if isinstance(override.value(), list) and key != "regularizer":
+                raise ConfigError(f"{word}: {key} takes one option. Allowed: {', '.join(self.options[key])}.")
+            for value in values:
+                if str(value) not in self.options[key]:
+                    problem = f"{key} has no option '{value}'"
+                    raise ConfigError(f"{word}: {problem}.{nearest(str(value), self.options[key])}")
+        elif key != head:
+            of_group = Config.__dataclass_fields__[head].type if head in Config.__dataclass_fields__ else None
+            allowed = [field.name for field in fields(of_group)] if hasattr(of_group, "__dataclass_fields__") else []
+            if head not in _OPEN and key.partition(".")[2] not in allowed:
+                raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, [f'{head}.{a}' for a in allowed])}")
+
+    def _options_of(self, override: Override) -> list[Any]:
+        if override.is_sweep_override():
+            return [word.partition("=")[2] for word in self._values(override)]
+        value = override.value()
+        return value if isinstance(value, list) else [value]
+
+    @staticmethod
+    def _values(override: Override) -> list[str]:
+        """A sweep as single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
+        sweep = override.value()
+        if not isinstance(sweep, Sweep) or not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c.")
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+    def _compose(self, words: list[str]) -> DictConfig:
+        try:
+            return compose("config", [*self._search, *words], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_one_line(error)) from None
+
+    def _job(self, fixed: list[str], combination: tuple[str, ...]) -> Job:
+        words = [*fixed, *combination]
+        composed = self._compose(words)
+        choices = composed.hydra.runtime.choices
+        try:
+            config = OmegaConf.to_object(_without_hydra(composed))
+        except OmegaConfBaseException as error:
+            raise ConfigError(_one_line(error)) from None
+        assert isinstance(config, Config)
+        _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse(words)))
+        taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
+        return Job(config, taken, combination)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def _option_name(choice: Any) -> str:
+    return "+".join(choice) if OmegaConf.is_list(choice) or isinstance(choice, list) else str(choice)
+
+
+def _settle_lr(config: Config, given_in_group: bool) -> None:
+    """One learning rate, in both places: `lr=`, or else the optimizer's own."""
+    own = config.optimizer.get("lr")
+    if own is not None:
+        try:
+            own = float(own)
+        except (TypeError, ValueError):
+            raise ConfigError(f"optimizer.lr={own}: must be a number above 0.") from None
+    if config.lr is None:
+        config.lr = own
+        config.__post_init__()
+    elif given_in_group and own != config.lr:
+        raise ConfigError(f"lr={config.lr:g} and optimizer.lr={own}: give one learning rate, as lr=.")
+    if config.lr is not None:
+        config.optimizer["lr"] = config.lr
+
+
+_KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's or OmegaConf's complaint in our form: key, value, what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key, message = getattr(cause, "full_key", None), str(cause)
+    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
+    if match := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"{key}={match[1]}: must be true or false."
+    if "is not Optional" in message or "is not optional" in message:
+        return f"{key}=null: can't be empty."
+    return " ".join(line.strip() for line in message.splitlines()[:1])

@@ -1,0 +1,242 @@
+"""Which split, which order, on which device?
+
+All images of a run are one uint8 tensor on the device that trains; a batch is drawn there by index. Images that don't
+fit stay on disk and come through an ordinary DataLoader, in the same order.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from cnnbench.images import Bytes, ImageSet, Labels
+from cnnbench.schema import ConfigError, Data
+
+Batch = tuple[Tensor, Tensor]
+"""Images (n, channels, height, width), uint8, and labels (n,), int64."""
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """A seed of its own for each use: equal inputs give equal seeds, different ones unrelated seeds."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# Uses of `derived_seed`.
+_SPLIT, _ORDER, AUGMENT, LAYERS = range(4)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the images that are trained on, validated on and tested on."""
+
+    train: Labels
+    val: Labels
+    """Positions in the training images, or in the test images where `data.val=test`."""
+    test: Labels
+
+
+def split(images: ImageSet, data: Data, seed: int) -> Split:
+    """Applies `data.limit`, then sets validation images aside.
+
+    The limit takes the same images for every seed; the seed moves the split alone.
+
+    Raises:
+        ConfigError: there are too few images for every class to be in each part.
+    """
+    train, test = np.arange(len(images.train_labels)), np.arange(len(images.test_labels))
+    if data.limit is not None:
+        fixed = np.random.default_rng(0)
+        train = train[_stratified(images.train_labels, data.limit, fixed, f"data.limit={data.limit}")]
+        if data.limit < len(test):
+            test = np.sort(fixed.permutation(len(test))[: data.limit])
+    if data.val == "test":
+        return Split(train, test, test)
+    labels = images.train_labels[train]
+    count = round(len(train) * data.val_fraction)
+    rng = np.random.default_rng(derived_seed(seed, _SPLIT))
+    chosen = _stratified(labels, count, rng, f"data.val_fraction={data.val_fraction:g}")
+    rest = np.setdiff1d(np.arange(len(train)), chosen)
+    if len(np.unique(labels[rest])) < len(np.unique(labels)):
+        raise ConfigError(f"data.val_fraction={data.val_fraction:g}: leaves a class without training images.")
+    return Split(train[rest], train[chosen], test)
+
+
+def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) -> Labels:
+    """`count` positions of `labels` in order, every class by its share (largest remainders), none left out."""
+    if count >= len(labels):
+        return np.arange(len(labels))
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * (count / len(labels))
+    quota = np.floor(shares).astype(np.int64)
+    quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
+    if quota.min() < 1:
+        raise ConfigError(f"{key}: {count} images are too few for {len(classes)} classes.")
+    positions = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
+    return np.sort(np.concatenate(positions))
+
+
+def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[float], list[float]]:
+    """What is subtracted from and divided by, per channel, in bytes: (means, deviations)."""
+    channels = images.shape[3]
+    if normalize != "standard":
+        return [0.0] * channels, [255.0 if normalize == "unit" else 1.0] * channels
+    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    for start in range(0, len(positions), 1024):
+        block = images[positions[start : start + 1024]].reshape(-1, channels).astype(np.int64)
+        total += block.sum(axis=0)
+        squares += (block * block).sum(axis=0)
+    count = len(positions) * images.shape[1] * images.shape[2]
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return mean.tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
+
+
+class Normalize(nn.Module):
+    """Bytes or floats from 0 to 255, (images, channels, height, width), to (x - mean) / deviation as floats."""
+
+    def __init__(self, mean: list[float], deviation: list[float]) -> None:
+        super().__init__()
+        d = torch.tensor(deviation, dtype=torch.float64)
+        m = torch.tensor(mean, dtype=torch.float64)
+        self.register_buffer("scale", (1 / d).float()[:, None, None])
+        self.register_buffer("shift", (-m / d).float()[:, None, None])
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images."""
+        return torch.addcmul(self.shift, images.float(), self.scale)
+
+
+class Batches:
+    """Batches drawn by index from tensors that lie on the training device; the last one may be smaller."""
+
+    def __init__(self, images: Tensor, labels: Tensor, order: Callable[[], Tensor], size: int, count: int) -> None:
+        """`order` gives the positions of an epoch, `count` is how many they are."""
+        self._images, self._labels, self._order, self._size, self._count = images, labels, order, size, count
+
+    def __len__(self) -> int:
+        return -(-self._count // self._size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for positions in self._order().to(self._images.device).split(self._size):
+            yield self._images[positions].permute(0, 3, 1, 2), self._labels[positions]
+
+
+class _OnDisk(Dataset[tuple[Bytes, int]]):
+    def __init__(self, images: Bytes, labels: Labels) -> None:
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, position: int) -> tuple[Bytes, int]:
+        return self._images[position].transpose(2, 0, 1), int(self._labels[position])
+
+
+class _Order:
+    """A DataLoader's sampler: asks for the order anew in each epoch."""
+
+    def __init__(self, order: Callable[[], Tensor], count: int) -> None:
+        self._order, self._count = order, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order().tolist())
+
+
+class ImageData(pl.LightningDataModule):
+    """Training, validation and test batches of one run.
+
+    Args:
+        images: all images.
+        data: how they are read and split.
+        batch_size: images in a training step.
+        seed: of the run.
+    """
+
+    def __init__(self, images: ImageSet, data: Data, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
+        self.split = split(images, data, seed)
+        self._tensors: dict[str, Batch] = {}
+        self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
+
+    @property
+    def steps(self) -> int:
+        """Training steps in an epoch."""
+        return -(-self.sizes["train"] // self._batch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, height, width, channels = self._images.train.shape
+        return channels, height, width
+
+    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+        """Shuffled batches, in an order that seed and epoch fix."""
+        positions = torch.from_numpy(self.split.train)
+
+        def order() -> Tensor:
+            assert self.trainer is not None
+            seed = derived_seed(self._seed, _ORDER, self.trainer.current_epoch)
+            return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))]
+
+        return self._batches("train", order, self._batch_size, len(positions))
+
+    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+        """The validation images, in large batches."""
+        return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
+
+    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+        """The test images, in large batches."""
+        return self._evaluation("test", self.split.test)
+
+    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, int]]:
+        size = max(self._batch_size, min(1000, (1 << 22) // int(np.prod(self.image_shape))))
+        return self._batches(source, lambda: torch.from_numpy(positions), size, len(positions))
+
+    def _batches(
+        self, source: str, order: Callable[[], Tensor], size: int, count: int
+    ) -> Batches | DataLoader[tuple[Bytes, int]]:
+        images, labels = (
+            (self._images.train, self._images.train_labels)
+            if source == "train"
+            else (self._images.test, self._images.test_labels)
+        )
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        in_memory = self._data.in_memory
+        if in_memory is None:
+            in_memory = self._images.train.nbytes + self._images.test.nbytes < _memory(device) / 2
+        if in_memory:
+            if source not in self._tensors:
+                pixels = torch.from_numpy(images)
+                self._tensors[source] = pixels.to(device), torch.from_numpy(labels).to(device)
+            return Batches(*self._tensors[source], order, size, count)
+        workers = min(4, (os.cpu_count() or 1) - 1)
+        return DataLoader(
+            _OnDisk(images, labels),
+            batch_size=size,
+            sampler=_Order(order, count),
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of memory that images could take."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float("inf")

@@ -1,0 +1,117 @@
+"""What does a waiting person see? Bars on a terminal, a few plain lines elsewhere; always on standard error."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+REFRESH = 0.25
+"""Seconds between two looks at the loss: each one waits for the device."""
+
+
+class _Detail(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("detail", "")), style="cyan")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Detail(),
+        TimeRemainingColumn(),
+        TextColumn("left", style="progress.remaining"),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )
+
+
+@contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar for one piece of work, in units that the caller counts.
+
+    Args:
+        what: what is being done, as the person reads it.
+        total: how many units there are; None if nobody knows.
+
+    Yields:
+        A function that is told how many more units are done.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{what} ...", highlight=False)
+        yield lambda done: None
+        return
+    with _progress(console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+@dataclass
+class Sweep:
+    """The progress of a list of runs, and of the one that is under way."""
+
+    total: int
+    epochs: int
+    """Epochs of all runs together: the unit of the sweep's bar."""
+
+    def __post_init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = _progress(self._console)
+        self._whole = None
+        self._run = self._progress.add_task("", total=1, visible=False)
+        if self.total > 1:
+            self._whole = self._progress.add_task(f"{self.total} runs", total=self.epochs)
+        self._done = 0
+        self._written = time.monotonic()
+
+    def __enter__(self) -> "Sweep":
+        if self.visible:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    @property
+    def visible(self) -> bool:
+        """Is there a terminal, so that steps are worth showing?"""
+        return self._console.is_terminal
+
+    def say(self, line: str) -> None:
+        """A line that stays on the screen."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, run: str, epochs: int) -> None:
+        """A run begins, or goes on."""
+        self._name, self._epochs = run, epochs
+        self._progress.reset(self._run, total=epochs, description=run, detail="", visible=True)
+
+    def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
+        """The run has come to `epoch` (from 0, fractions for steps)."""
+        detail = f"epoch {int(epoch) + 1}/{self._epochs}  loss {loss:.3f}  acc {accuracy:.1%}  {images_per_second:,.0f} images/s"
+        self._progress.update(self._run, completed=epoch, detail=detail)
+        if self._whole is not None:
+            self._progress.update(self._whole, completed=self._done + epoch)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """An epoch has ended; without a terminal it is a line, at most every ten seconds."""
+        if self.visible or time.monotonic() - self._written < 10:
+            return
+        self._written = time.monotonic()
+        self.say(
+            f"{self._name}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
+            f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s"
+        )
+
+    def finish(self) -> None:
+        """The run has ended, after whatever number of epochs."""
+        self._done += self._epochs
+        if self._whole is not None:
+            self._progress.update(self._whole, completed=self._done)

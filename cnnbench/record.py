@@ -1,0 +1,113 @@
+"""What is a result? One JSON file for each run, written whole or not at all. (imports no torch)"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from cnnbench.schema import Config
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning."""
+
+ARITHMETIC = 1
+"""Raised when the same config would give other numbers: part of every run's identity."""
+
+HISTORY = (
+    "epoch", "train_loss", "train_acc", "penalty", "val_loss", "val_acc", "lr", "images_seen", "seconds",
+    "images_per_second",
+)  # fmt: skip
+"""What is known of an epoch. `epoch` counts from 1; losses are means over images; `train_*` are taken while the weights
+move; `lr` is that of the epoch's first step; `seconds` are those of training alone."""
+
+FIELDS = (
+    "schema_version", "run_id", "status", "config", "choices", "protocol", "data", "parameters", "history", "best",
+    "test", "environment", "error",
+)  # fmt: skip
+
+STATUSES = ("done", "diverged", "failed", "interrupted")
+
+Record = dict[str, Any]
+
+
+class RecordError(Exception):
+    """A file that is no record of ours; the message names it in one line."""
+
+
+def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written."""
+    kept = {k: v for k, v in config.items() if k not in ("lr", "name", "runs_dir", "force", "retry", "hardware")}
+    places = ("_target_", "root", "md5", "in_memory")
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
+    kept["precision"] = config["hardware"]["precision"]
+    kept["arithmetic"] = ARITHMETIC
+    return kept
+
+
+def run_id(config: Config, optimizer: str, fingerprint: str) -> str:
+    """The run's folder: readable, and ending in a hash of the experiment, such as `adam-lr0.001-seed0-1a2b3c4d5e`."""
+    canonical = json.dumps(experiment(asdict(config), fingerprint), sort_keys=True)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    lr = "" if config.lr is None else f"-lr{config.lr:g}"
+    return f"{optimizer}{lr}-seed{config.seed}-{digest}"
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Lets `write` fill a temporary file, brings it to the disk, and only then gives it the name `path`."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def write(path: Path, record: Record) -> None:
+    """Writes a record. Fields that are missing are a mistake of ours."""
+    assert tuple(record) == FIELDS, record.keys()
+    text = json.dumps(record, indent=1, allow_nan=False)
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read(path: Path) -> Record:
+    """Reads a record.
+
+    Raises:
+        RecordError: it is damaged, or was written by another version.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"{path}: can't be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise RecordError(f"{path}: not a whole JSON file ({error}).") from None
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema_version {version}; this cnnbench reads {SCHEMA_VERSION}.")
+    missing = [field for field in FIELDS if field not in record]
+    if missing:
+        raise RecordError(f"{path}: without {', '.join(missing)}.")
+    if record["status"] not in STATUSES:
+        raise RecordError(f"{path}: status {record['status']!r}; must be one of {', '.join(STATUSES)}.")
+    for row in record["history"]:
+        if not isinstance(row, dict) or any(not isinstance(row.get(key), int | float) for key in HISTORY):
+            raise RecordError(f"{path}: history has an incomplete row.")
+    return dict(record)
+
+
+def find(folder: Path) -> list[Path]:
+    """The records of a run, of a folder of runs, or of a tree of them; what is kept aside (`.old`) is left out."""
+    return sorted(
+        path for path in folder.rglob("record.json") if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )

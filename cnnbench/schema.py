@@ -1,0 +1,154 @@
+"""Which configs are legal? The keys, their types, their ranges; `conf/` holds the values.
+
+Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`, `augment`) stay open here and
+are checked against that class's signature before a run starts; all others are closed.
+"""
+
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+class ConfigError(Exception):
+    """A config or data that can't be run. The message is one line for the person who typed it (exit code 2)."""
+
+
+def nearest(word: str, allowed: list[str]) -> str:
+    """The end of an error message: the nearest match, if there is one, and what is allowed."""
+    close = get_close_matches(word, allowed, n=1, cutoff=0.6)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Allowed: {', '.join(allowed)}."
+
+
+def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
+    if not legal:
+        raise ConfigError(f"{key}={value}: must be {allowed}.")
+
+
+@dataclass
+class Data:
+    """Which images, and how they are split."""
+
+    _target_: str = "???"
+    """The function that reads the images: `cnnbench.schema.Data -> cnnbench.images.ImageSet`."""
+    root: str | None = None
+    """The folder of the images or of the archive; what is not read from disk has none."""
+    md5: str | None = None
+    """The archive's md5 sum, checked before anything is unpacked."""
+    image_size: int | None = None
+    """Height and width in pixels that all images are scaled to; null keeps them."""
+    grayscale: bool = False
+    """One channel (luma) instead of three."""
+    normalize: str = "standard"
+    """`standard`: the training split's mean 0 and deviation 1 per channel. `unit`: 0 to 1. `none`: 0 to 255."""
+    limit: int | None = None
+    """At most this many training images (stratified, before the split), and at most as many test images."""
+    val: str = "split"
+    """`split`: validation images are taken from the training images. `test`: the documents' protocol, validation on the
+    test set."""
+    val_fraction: float = 0.1
+    """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed."""
+    in_memory: bool | None = None
+    """Images as one tensor on the training device. null: if they fit; false: read from disk batch by batch."""
+
+    def __post_init__(self) -> None:
+        _check(self.image_size is None or self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        _check(
+            self.normalize in ("standard", "unit", "none"), "data.normalize", self.normalize, "standard, unit or none"
+        )
+        _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
+        _check(self.val in ("split", "test"), "data.val", self.val, "split or test")
+        _check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "between 0 and 1")
+
+
+@dataclass
+class Regularizer:
+    """What is added to the loss. Filled in by the options of the group; nothing by default."""
+
+
+@dataclass
+class Stop:
+    """When training ends before its last epoch."""
+
+    metric: str = "val_loss"
+    """`val_loss` (lower is better) or `val_acc` (higher is better)."""
+    patience: int | None = None
+    """Epochs in a row without improvement; null never stops early."""
+    min_delta: float = 0.0
+    """A smaller change is no improvement."""
+
+    def __post_init__(self) -> None:
+        _check(self.metric in ("val_loss", "val_acc"), "stop.metric", self.metric, "val_loss or val_acc")
+        _check(self.patience is None or self.patience >= 1, "stop.patience", self.patience, "at least 1")
+        _check(self.min_delta >= 0, "stop.min_delta", self.min_delta, "at least 0")
+
+
+@dataclass
+class Hardware:
+    """Where and in what precision the arithmetic is done. Only `precision` is part of an experiment's identity."""
+
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    precision: str = "32-true"
+    """`32-true` or `bf16-mixed` (convolutions and matrix products in bfloat16)."""
+    channels_last: bool = True
+    """Memory layout of images and weights: faster on most machines, the same numbers but for rounding."""
+    threads: int | None = None
+    """Processor threads; null takes what PyTorch finds."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.accelerator in ("auto", "cpu", "gpu"), "hardware.accelerator", self.accelerator, "auto, cpu or gpu"
+        )
+        _check(
+            self.precision in ("32-true", "bf16-mixed"), "hardware.precision", self.precision, "32-true or bf16-mixed"
+        )
+        _check(self.threads is None or self.threads >= 1, "hardware.threads", self.threads, "at least 1")
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    data: Data = field(default_factory=Data)
+    augment: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    regularizer: Regularizer = field(default_factory=Regularizer)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    stop: Stop = field(default_factory=Stop)
+    hardware: Hardware = field(default_factory=Hardware)
+    lr: float | None = None
+    """Learning rate; null takes the optimizer's own default."""
+    epochs: int = 50
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in a training step."""
+    clip: float | None = None
+    """Largest norm of the whole gradient; null leaves it alone."""
+    seed: int = 0
+    """Moves everything random: split, initial weights, order, augmentation, dropout."""
+    name: str = "default"
+    """The folder under `runs_dir` that collects the runs of one question."""
+    runs_dir: str = "runs"
+    """Where results are written."""
+    force: bool = False
+    """Run again what is already done; the old record is kept aside."""
+    retry: bool = False
+    """Run again what failed."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
+        _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")
+        _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+        plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")
+        _check(plain, "name", repr(self.name), "a folder's name, without / or :")
+        _check(self.runs_dir != "", "runs_dir", repr(self.runs_dir), "a folder's path")
+
+
+ConfigStore.instance().store(name="schema", node=Config)
