@@ -1,4 +1,4 @@
-"""cnnbench: which optimizer, learning rate, regularizer, schedule and architecture, and is the difference real?"""
+"""Which optimizer, learning rate, regularizer, schedule and architecture for my CNN, and is the difference real?"""
 
 from typing import TYPE_CHECKING, Any
 

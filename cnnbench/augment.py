@@ -10,7 +10,7 @@ from torch import Tensor
 class FlipCrop:
     """Mirrors each image with probability 1/2 and moves it by up to `padding` pixels in both directions.
 
-    What moves in from outside is black (byte 0): He et al. 2016, section 4.2, pad and crop their CIFAR images like this.
+    What moves in from outside is black (byte 0), as in He et al. 2016, section 4.2.
 
     Args:
         padding: the largest shift, in pixels; 0 only mirrors.

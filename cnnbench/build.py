@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from cnnbench.schema import ConfigError, nearest
 
 Spec = dict[str, Any]
-"""A group's config: `_target_`, and the arguments of the class or function that it names. `_target_: null` is nothing."""
+"""A group's config: `_target_`, and the arguments of what it names. `_target_: null` is nothing at all."""
 
 
 def check(group: str, spec: Spec, given: tuple[str, ...]) -> None:

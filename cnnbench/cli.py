@@ -105,7 +105,7 @@ Groups (GROUP=OPTION; a key of a group is GROUP.KEY=VALUE)
 {groups}
 
 Keys
-  {', '.join(KEYS)}
+  {", ".join(KEYS)}
 
 Options
   -m, --multirun     several values of a key are a sweep

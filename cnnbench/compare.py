@@ -136,7 +136,9 @@ def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
     chosen: dict[str, Contestant] = {}
     for contestant in contestants:  # best first
         option = contestant.runs[0]["choices"].get(by, "none")
-        chosen.setdefault(option, contestant).settings = sum(c.runs[0]["choices"].get(by, "none") == option for c in contestants)
+        chosen.setdefault(option, contestant).settings = sum(
+            c.runs[0]["choices"].get(by, "none") == option for c in contestants
+        )
     return list(chosen.values())
 
 
@@ -162,7 +164,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# --- shown ------------------------------------------------------------------------------------------------------------
+# --- shown
 
 
 def show(comparisons: list[Comparison], folder: Path) -> None:
@@ -262,7 +264,7 @@ def _draw(comparisons: list[Comparison], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     height = 4.6 * len(comparisons)
-    figure, grid = plt.subplots(len(comparisons), 2, figsize=(11, height), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(len(comparisons), 2, figsize=(12, height), squeeze=False, layout="constrained")
     for axes, comparison in zip(grid, comparisons, strict=True):
         panels = (("train_loss", "training loss"), ("val_acc", "validation accuracy"))
         for axis, (key, name) in zip(axes, panels, strict=True):
@@ -285,6 +287,7 @@ def _draw(comparisons: list[Comparison], path: Path) -> None:
         axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
         axes[0].set_title(comparison.title, loc="left", fontsize=9)
         if any(c.done for c in comparison.contestants):
-            axes[1].legend(loc="lower right", frameon=False)
+            axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+            axes[1].set_title("lines: mean of the seeds; bands: their range", loc="right", fontsize=9, color="0.4")
     records.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150, metadata={"Software": None}))
     plt.close(figure)

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,10 @@ class Composer:
         """
         overrides = self._parse(words)
         swept = [o for o in overrides if o.is_sweep_override()]
-        fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
+        fixed = _words(o for o in overrides if not o.is_sweep_override())
         of_experiments = [o for o in swept if o.key_or_group == "experiment"]
         if of_experiments and multirun:
-            rest = [o.input_line for o in overrides if o.key_or_group != "experiment"]
+            rest = _words(o for o in overrides if o.key_or_group != "experiment")
             return [job for word in self._values(of_experiments[-1]) for job in self.jobs([*rest, word], multirun)]
 
         hydra = self._compose(fixed).hydra
@@ -109,7 +109,7 @@ class Composer:
 
     def config(self, words: Iterable[str]) -> DictConfig:
         """The composed config of a single run, as it is printed by `--cfg job`."""
-        return _without_hydra(self._compose([o.input_line for o in self._parse(words) if not o.is_sweep_override()]))
+        return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
 
     def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
         params = hydra.sweeper.params or {}
@@ -153,11 +153,11 @@ class Composer:
                 if str(value) not in self.options[key]:
                     problem = f"{key} has no option '{value}'"
                     raise ConfigError(f"{word}: {problem}.{nearest(str(value), self.options[key])}")
-        elif key != head:
-            of_group = Config.__dataclass_fields__[head].type if head in Config.__dataclass_fields__ else None
-            allowed = [field.name for field in fields(of_group)] if hasattr(of_group, "__dataclass_fields__") else []
-            if head not in _OPEN and key.partition(".")[2] not in allowed:
-                raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, [f'{head}.{a}' for a in allowed])}")
+        elif key != head and ("/" in key or head not in _OPEN):
+            of_group = {field.name: field.type for field in fields(Config)}.get(head)
+            allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
+            if key not in allowed:
+                raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, allowed)}")
 
     def _options_of(self, override: Override) -> list[Any]:
         if override.is_sweep_override():
@@ -191,6 +191,10 @@ class Composer:
         _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse(words)))
         taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
         return Job(config, taken, combination)
+
+
+def _words(overrides: Iterable[Override]) -> list[str]:
+    return [override.input_line or "" for override in overrides]
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -126,7 +126,7 @@ class Batches:
         return -(-self._count // self._size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for positions in self._order().to(self._images.device).split(self._size):
+        for positions in torch.split(self._order().to(self._images.device), self._size):
             yield self._images[positions].permute(0, 3, 1, 2), self._labels[positions]
 
 

@@ -56,7 +56,7 @@ class ImageSet:
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for array in (self.train, self.train_labels, self.test, self.test_labels):
             digest.update(str(array.shape).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return replace(self, fingerprint=digest.hexdigest()[:16])
 
 
@@ -73,7 +73,7 @@ def load(data: Data) -> ImageSet:
     return read(data)
 
 
-# --- digits -----------------------------------------------------------------------------------------------------------
+# --- digits
 
 
 def digits(data: Data) -> ImageSet:
@@ -90,13 +90,13 @@ def digits(data: Data) -> ImageSet:
     ).fingerprinted()
 
 
-# --- archives ---------------------------------------------------------------------------------------------------------
+# --- archives
 
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
 def cifar10(data: Data) -> ImageSet:
-    """CIFAR-10 (Krizhevsky 2009) from its own archive, `data.root`/cifar-10-python.tar.gz, downloaded if it is absent."""
+    """CIFAR-10 (Krizhevsky 2009) from its archive `data.root`/cifar-10-python.tar.gz, downloaded if it is absent."""
     archive = _root(data, "cifar10") / "cifar-10-python.tar.gz"
     if not archive.exists():
         _download(_CIFAR10_URL, archive, data.md5)
@@ -176,7 +176,7 @@ def _download(url: str, archive: Path, md5: str | None) -> None:
             archive.parent.rmdir()
 
 
-# --- folder -----------------------------------------------------------------------------------------------------------
+# --- folder
 
 
 def folder(data: Data) -> ImageSet:
@@ -224,11 +224,10 @@ def _listing(root: Path, split: str) -> Listing:
     for class_folder in sorted(path for path in (root / split).iterdir() if path.is_dir() and path.name[0] != "."):
         files = []
         for directory, _, names in os.walk(class_folder, followlinks=True):
-            for name in names:
-                if name[0] != "." and os.path.splitext(name)[1].lower() in extensions:
-                    path = os.path.join(directory, name)
-                    stat = os.stat(path)
-                    files.append((os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            for path in (Path(directory, name) for name in names):
+                if path.name[0] != "." and path.suffix.lower() in extensions:
+                    stat = path.stat()
+                    files.append((str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         if not files:
             raise ConfigError(f"data.root={root}: {split}/{class_folder.name} holds no images.")
         classes[class_folder.name] = sorted(files)
@@ -296,7 +295,7 @@ def _decode_some(
     return block
 
 
-# --- single images ----------------------------------------------------------------------------------------------------
+# --- single images
 
 
 def decode(path: Path, image_size: int | None, grayscale: bool) -> Bytes:

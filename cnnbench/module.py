@@ -1,4 +1,4 @@
-"""What is one training step? Loss and its gradient are here; what is measured on the way costs no look at the device."""
+"""What is one training step? Whatever is measured on the way costs no look at the device."""
 
 import math
 import time
@@ -162,8 +162,9 @@ class Classifier(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the history."""
+        """Adds the history, and whether the last epoch is behind."""
         checkpoint["history"] = self.history
+        checkpoint["ended"] = self.trainer.should_stop or len(self.history) == self.trainer.max_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the history back."""

@@ -1,5 +1,6 @@
 """What does a waiting person see? Bars on a terminal, a few plain lines elsewhere; always on standard error."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,8 +95,9 @@ class Sweep:
         self._progress.reset(self._run, total=epochs, description=run, detail="", visible=True)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
-        """The run has come to `epoch` (from 0, fractions for steps)."""
-        detail = f"epoch {int(epoch) + 1}/{self._epochs}  loss {loss:.3f}  acc {accuracy:.1%}  {images_per_second:,.0f} images/s"
+        """The run has come to `epoch` (steps are fractions: 0.5 is half of the first)."""
+        speed = f"{images_per_second:,.0f} images/s"
+        detail = f"epoch {math.ceil(epoch)}/{self._epochs}  loss {loss:.3f}  acc {accuracy:.1%}  {speed}"
         self._progress.update(self._run, completed=epoch, detail=detail)
         if self._whole is not None:
             self._progress.update(self._whole, completed=self._done + epoch)

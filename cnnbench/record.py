@@ -109,5 +109,7 @@ def read(path: Path) -> Record:
 def find(folder: Path) -> list[Path]:
     """The records of a run, of a folder of runs, or of a tree of them; what is kept aside (`.old`) is left out."""
     return sorted(
-        path for path in folder.rglob("record.json") if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        path
+        for path in folder.rglob("record.json")
+        if not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )

@@ -21,7 +21,7 @@ os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")  # Lightning's advice to 
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import nn
@@ -31,7 +31,7 @@ from cnnbench.build import build, check
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
-from cnnbench.module import Classifier, Diverged
+from cnnbench.module import Classifier, Diverged, Row
 from cnnbench.progress import REFRESH, Sweep
 from cnnbench.record import Record
 from cnnbench.schema import Config, ConfigError
@@ -205,7 +205,7 @@ class _Run:
         model.add_module("normalize", Normalize(mean, deviation))
         model.add_module("network", network)
         if config.hardware.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         self.module = Classifier(
             model,
             _optimizers(config),
@@ -245,10 +245,11 @@ class _Run:
                     check_on_train_epoch_end=True,
                 )
             )
+        precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
         trainer = pl.Trainer(
             accelerator="gpu" if gpu else "cpu",
             devices=1,
-            precision=config.hardware.precision,
+            precision=precision,
             max_epochs=config.epochs,
             gradient_clip_val=config.clip,
             callbacks=callbacks,
@@ -262,10 +263,14 @@ class _Run:
         )
         self._record["environment"] = _environment(trainer.strategy.root_device)
         self.board = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-        last = folder / "last.ckpt"
         self.save()
-        trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None, weights_only=True)
-        self._record["history"] = module.history
+        last = folder / "last.ckpt"
+        before = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else None
+        if before is None or not before["ended"]:
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if before else None, weights_only=True)
+        else:  # it was stopped between its last epoch and the test
+            module.history = before["history"]
+        self._take(module.history)
         best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
         trainer.test(module, datamodule=self.data, verbose=False)
@@ -286,15 +291,19 @@ class _Run:
         """Writes the record as it stands."""
         records.write(self.folder / "record.json", self._record)
 
+    def _take(self, history: list[Row]) -> None:
+        best = max(history, key=lambda row: row["val_acc"])  # max takes the first of equals
+        self._record["history"] = history
+        self._record["best"] = {key: best[key] for key in ("epoch", "val_acc", "val_loss")}
+
     def keep_epoch(self, trainer: pl.Trainer) -> None:
         """After an epoch: checkpoints first, then the record that speaks of them."""
         history = self.module.history
-        row, best = history[-1], max(history, key=lambda row: row["val_acc"])  # max takes the first of equals
-        if best is row:
+        row = history[-1]
+        self._take(history)
+        if self._record["best"]["epoch"] == row["epoch"]:
             _checkpoint(trainer, self.folder / "best.ckpt", weights_only=True)
         _checkpoint(trainer, self.folder / "last.ckpt", weights_only=False)
-        self._record["history"] = history
-        self._record["best"] = {key: best[key] for key in ("epoch", "val_acc", "val_loss")}
         self.save()
         self.board.log_metrics({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
         self.screen.epoch(row)
@@ -315,7 +324,9 @@ class _Keep(Checkpoint):
         self._run = run
         self._looked = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         if self._run.received:
             raise Interrupted(self._run.received[0])
         now = time.perf_counter()
@@ -324,7 +335,7 @@ class _Keep(Checkpoint):
         self._looked = now
         data, classifier = self._run.data, self._run.module
         loss, accuracy = classifier.running()
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = index + 1
         speed = min(done * self._run.config.batch_size, data.sizes["train"]) / (now - classifier.started)
         self._run.screen.step(trainer.current_epoch + done / data.steps, loss, accuracy, speed)
 

@@ -100,9 +100,7 @@ class Hardware:
     """Processor threads; null takes what PyTorch finds."""
 
     def __post_init__(self) -> None:
-        _check(
-            self.accelerator in ("auto", "cpu", "gpu"), "hardware.accelerator", self.accelerator, "auto, cpu or gpu"
-        )
+        _check(self.accelerator in ("auto", "cpu", "gpu"), "hardware.accelerator", self.accelerator, "auto, cpu or gpu")
         _check(
             self.precision in ("32-true", "bf16-mixed"), "hardware.precision", self.precision, "32-true or bf16-mixed"
         )

@@ -74,8 +74,8 @@ def _summary(record: Record, folder: Path) -> None:
         print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
     if record["status"] != "done":
         print(f"{record['status']} after {len(history)} epochs: {_reason(record)}")
-    if record["best"] is not None:
-        print(f"best validation accuracy {record['best']['val_acc']:.2%}, epoch {record['best']['epoch']} of {len(history)}")
+    if (best := record["best"]) is not None:
+        print(f"best validation accuracy {best['val_acc']:.2%}, epoch {best['epoch']} of {len(history)}")
     if record["test"] is not None:
         print(f"test accuracy {record['test']['acc']:.2%} at that epoch")
     print(f"{seconds:.1f} s of training")
