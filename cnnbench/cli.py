@@ -122,7 +122,7 @@ def _compare(words: list[str]) -> int:
     from cnnbench.compare import compare, load, show
 
     parser = _Parser(prog="cnnbench compare", allow_abbrev=False, description="Compares finished runs.")
-    parser.add_argument("words", nargs="+", metavar="FOLDER | by=GROUP")
+    parser.add_argument("words", nargs="*", metavar="FOLDER | by=GROUP")
     words = parser.parse_args(words).words
     settings = [word.partition("=") for word in words if "=" in word and not Path(word).exists()]
     for key, _, _value in settings:

@@ -77,13 +77,15 @@ def load(data: Data) -> ImageSet:
 
 
 def digits(data: Data) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey; every fifth one is a test image."""
+    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey; every fifth of a class is a test image."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int64)
-    is_test = np.arange(len(images)) % 5 == 4
+    is_test = np.zeros(len(images), bool)
+    for digit in range(10):
+        is_test[np.flatnonzero(labels == digit)[4::5]] = True
     classes = tuple(str(digit) for digit in range(10))
     return _fitted(
         ImageSet(images[~is_test], labels[~is_test], images[is_test], labels[is_test], classes), data

@@ -57,6 +57,12 @@ def run_id(config: Config, optimizer: str, fingerprint: str) -> str:
     return f"{optimizer}{lr}-seed{config.seed}-{digest}"
 
 
+def best(history: list[dict[str, float]]) -> dict[str, float]:
+    """The selected epoch: the highest validation accuracy, the first of equals."""
+    row = max(history, key=lambda row: row["val_acc"])  # max takes the first of equals
+    return {key: row[key] for key in ("epoch", "val_acc", "val_loss")}
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Lets `write` fill a temporary file, brings it to the disk, and only then gives it the name `path`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -292,9 +292,7 @@ class _Run:
         records.write(self.folder / "record.json", self._record)
 
     def _take(self, history: list[Row]) -> None:
-        best = max(history, key=lambda row: row["val_acc"])  # max takes the first of equals
-        self._record["history"] = history
-        self._record["best"] = {key: best[key] for key in ("epoch", "val_acc", "val_loss")}
+        self._record |= {"history": history, "best": records.best(history)}
 
     def keep_epoch(self, trainer: pl.Trainer) -> None:
         """After an epoch: checkpoints first, then the record that speaks of them."""

@@ -1,0 +1,86 @@
+"""A command line that runs in this process, in an empty folder; small folders of images."""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnbench.cli import main
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; the cache lies outside of it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[str], Result]:
+    """`command("optimizer=adam epochs=1")` as it would be typed after `cnnbench`."""
+
+    def run(words: str) -> Result:
+        capfd.readouterr()
+        code = main(shlex.split(words))
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The one record below `folder`."""
+    (path,) = (p for p in folder.rglob("record.json") if ".old" not in p.parts)
+    return json.loads(path.read_text())
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as two runs of one config must share it."""
+    times = ("seconds", "images_per_second")
+    return record | {"history": [{k: v for k, v in row.items() if k not in times} for row in record["history"]]}
+
+
+def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str = "png", seed: int = 0) -> Path:
+    """`root`/train and test with `counts[class]` images each; classes differ in colour, so that they can be learned."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for c, (name, count) in enumerate(counts.items()):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (size, size, 3)).astype(np.uint8)
+                pixels[..., c % 3] += 150
+                Image.fromarray(pixels).save(folder / f"{i:04}.{suffix}")
+    return root
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder of three classes, 20 images of 8x8 each."""
+    return write_images(tmp_path / "colours", {"red": 20, "green": 20, "blue": 20})

@@ -1,0 +1,191 @@
+"""Help, errors and exit codes: fast, in one line, and before anything is written."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_images
+
+from cnnbench.compose import CONF, GROUPS
+
+PRINTS_WITHOUT_TORCH = """
+import sys
+from cnnbench.cli import main
+code = main({words!r})
+heavy = sorted({{"torch", "pytorch_lightning", "torchvision", "sklearn"}} & set(sys.modules))
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["optimzer=adam"], 2),
+        (["--cfg", "job"], 0),
+        (["experiment=quickstart", "--dry-run"], 0),
+        (["compare", "nowhere"], 2),
+        (["predict", "nowhere", "image.png"], 2),
+        (["data=folder", "data.root=nowhere"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_answers_without_importing_torch(words: list[str], code: int, here: Path) -> None:
+    program = PRINTS_WITHOUT_TORCH.format(words=words)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_help_shows_groups_options_and_five_examples(command) -> None:
+    result = command("--help")
+    assert result.code == 0
+    for group in GROUPS:
+        (line,) = (line for line in result.out.splitlines() if line.startswith(f"  {group} "))
+        for option in (CONF / group).glob("*.yaml"):
+            assert option.stem in line
+    assert result.out.split("Examples\n")[1].count("  cnnbench ") == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("optimzer=adam", ["optimzer", "Did you mean 'optimizer'?"]),
+        ("optimizer=adm", ["optimizer=adm", "Did you mean 'adam'?", "momentum"]),
+        ("-m optimizer=sgd,adm", ["adm", "Did you mean 'adam'?"]),
+        ("data.rot=x", ["data.rot", "Did you mean 'data.root'?"]),
+        ("+foo=1", ["foo"]),
+        ("optimizer/foo=1", ["optimizer/foo"]),
+        ("lr", ["lr", "key=value"]),
+        ("lr=[", ["lr=[", "key=value"]),
+        ("lr=abc", ["lr=abc", "a number"]),
+        ("epochs=1.5", ["epochs=1.5", "whole number"]),
+        ("data.grayscale=perhaps", ["data.grayscale=perhaps", "true or false"]),
+        ("batch_size=null", ["batch_size=null"]),
+        ("lr=0", ["lr=0", "above 0"]),
+        ("lr=nan", ["lr=nan", "above 0"]),
+        ("optimizer.lr=-1", ["lr=-1", "above 0"]),
+        ("epochs=0", ["epochs=0", "at least 1"]),
+        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("clip=0", ["clip=0", "above 0"]),
+        ("seed=-1", ["seed=-1", "0 to 4294967295"]),
+        ("seed=4294967296", ["seed=4294967296"]),
+        ("name=a/b", ["name", "a/b"]),
+        ("data.val=train", ["data.val=train", "split or test"]),
+        ("data.val_fraction=1", ["data.val_fraction=1"]),
+        ("data.normalize=minmax", ["data.normalize=minmax", "standard, unit or none"]),
+        ("data.limit=0", ["data.limit=0"]),
+        ("hardware.precision=16", ["hardware.precision=16", "bf16-mixed"]),
+        ("stop=early stop.patience=0", ["stop.patience=0"]),
+        ("data=null", ["data=null", "digits"]),
+        ("~optimizer", ["optimizer", "adam"]),
+        ("data=[digits,folder]", ["data=[digits,folder]", "one option"]),
+        ("lr=0.1 optimizer.lr=0.2", ["lr=0.1", "optimizer.lr=0.2"]),
+        ("optimizer=sgd,adam", ["optimizer=sgd,adam", "-m"]),
+        ("--nonsense", ["--nonsense"]),
+        ("--config-dir nowhere", ["nowhere"]),
+        ("data=digits optimizer.beta=0.5", ["optimizer.beta=0.5", "torch.optim.Adam", "Did you mean 'betas'?"]),
+        ("data=digits optimizer.betas=[2,0.9]", ["optimizer", "torch.optim.Adam", "beta"]),
+        ("data=digits optimizer._target_=torch.optim.Adamm", ["optimizer._target_=torch.optim.Adamm"]),
+        ("data=digits model.width=3", ["model.width=3", "convs"]),
+        ("data=digits data.image_size=3", ["model.convs[1]", "1x1"]),
+        ("data=digits data.limit=5", ["data.limit=5", "10 classes"]),
+        ("data=digits data.val_fraction=0.001", ["data.val_fraction=0.001", "10 classes"]),
+        ("data=digits hardware=gpu", ["hardware.accelerator=gpu"]),
+        ("-m data=digits optimizer=adam,sgd optimizer.momentum=0.9", ["optimizer.momentum=0.9", "Adam"]),
+        ("data=folder", ["data.root=null", "data.root=DIR"]),
+        ("data=folder data.root=nowhere", ["data.root=nowhere"]),
+        ("data=cifar10", ["cifar-10-python.tar.gz", "into that folder", "data=digits", "data=folder"]),
+        ("compare", ["compare"]),
+        ("compare nowhere", ["nowhere"]),
+        ("compare .", ["no records"]),
+        ("compare . best=adam", ["best", "by"]),
+        ("predict . x.png", ["holds no run"]),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(command, here: Path, words: str, says: list[str], monkeypatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network in a test")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    result = command(words)
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    for part in says:
+        assert part in result.err
+    assert list(here.iterdir()) == []
+
+
+def test_a_users_own_optimizer_and_a_name_that_is_taken(command, here: Path) -> None:
+    mine = here / "mine" / "optimizer"
+    mine.mkdir(parents=True)
+    (mine / "mine.yaml").write_text("_target_: torch.optim.AdamW\nlr: 0.002\nweight_decay: 0.1\n")
+    assert command("--config-dir mine data=digits epochs=1 optimizer=mine").code == 0
+    assert (here / "runs" / "default").glob("mine-lr0.002-seed0-*")
+    assert "mine" in command("--config-dir mine --help").out
+    (mine / "adam.yaml").write_text("_target_: torch.optim.AdamW\nlr: 0.002\n")
+    result = command("--config-dir mine data=digits epochs=1 optimizer=mine")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "optimizer/adam.yaml" in result.err
+
+
+def test_dry_run_lists_and_stops(command, here: Path) -> None:
+    result = command("experiment=quickstart --dry-run")
+    lines = result.out.splitlines()
+    assert lines[0] == "15 runs"
+    assert lines[1] == "optimizer=sgd seed=0"
+    assert len(lines) == 16
+    assert list(here.iterdir()) == []
+
+
+def test_a_key_on_the_command_line_replaces_the_experiments_sweep(command) -> None:
+    assert command("experiment=quickstart seed=7 --dry-run").out.splitlines()[0] == "5 runs"
+    assert command("experiment=quickstart optimizer=adam,sgd --dry-run").out.splitlines()[0] == "6 runs"
+    assert command("-m optimizer=sgd,adam seed=0,1,2 --dry-run").out.splitlines()[0] == "6 runs"
+
+
+def test_lr_is_the_same_in_both_places(command) -> None:
+    import yaml
+
+    from cnnbench.compose import config_source
+
+    with config_source(None) as composer:
+        for words, lr in [("", 0.001), ("lr=0.3", 0.3), ("optimizer.lr=0.3", 0.3), ("lr=0.3 optimizer.lr=0.3", 0.3)]:
+            (job,) = composer.jobs(shlex.split(words), multirun=False)
+            assert job.config.lr == job.config.optimizer["lr"] == lr
+    printed = yaml.safe_load(command("--cfg job optimizer=sgd").out)
+    assert printed["optimizer"]["_target_"] == "torch.optim.SGD"
+
+
+def test_python_m_and_version() -> None:
+    command = [sys.executable, "-m", "cnnbench", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("cnnbench 0.")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda root: __import__("shutil").rmtree(root / "train"), ["no train/"]),
+        (lambda root: __import__("shutil").rmtree(root / "test"), ["no test/"]),
+        (lambda root: [path.unlink() for path in (root / "train" / "red").iterdir()], ["train/red holds no images"]),
+        (lambda root: (root / "train" / "red" / "0003.png").write_bytes(b"no image"), ["red/0003.png", "readable"]),
+        (lambda root: (root / "test" / "red").rename(root / "test" / "rde"), ["test/rde", "Did you mean 'red'?"]),
+        (lambda root: write_images(root, {"red": 1}, size=9), ["data.image_size", "9x9", "8x8"]),
+    ],
+    ids=["no-train", "no-test", "empty-class", "unreadable", "class-name", "sizes"],
+)
+def test_bad_folders(command, here: Path, colours: Path, break_it, says: list[str]) -> None:
+    break_it(colours)
+    result = command(f"data=folder data.root={colours} epochs=1")
+    assert result.code == 2
+    message = [line for line in result.err.splitlines() if line.startswith("cnnbench:")]
+    assert len(message) == 1
+    for part in says:
+        assert part in message[0]
+    assert list(here.iterdir()) == []
