@@ -77,7 +77,7 @@ def load(data: Data) -> ImageSet:
 
 
 def digits(data: Data) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey; every fifth of a class is a test image."""
+    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8 grey; one fifth for the test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

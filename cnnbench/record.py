@@ -106,10 +106,28 @@ def read(path: Path) -> Record:
         raise RecordError(f"{path}: without {', '.join(missing)}.")
     if record["status"] not in STATUSES:
         raise RecordError(f"{path}: status {record['status']!r}; must be one of {', '.join(STATUSES)}.")
-    for row in record["history"]:
-        if not isinstance(row, dict) or any(not isinstance(row.get(key), int | float) for key in HISTORY):
-            raise RecordError(f"{path}: history has an incomplete row.")
+    try:
+        _check_numbers(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path}: edited or damaged ({type(error).__name__}: {error}).") from None
     return dict(record)
+
+
+def _check_numbers(record: Record) -> None:
+    """Touches all that a comparison reads."""
+    experiment(record["config"], record["data"]["fingerprint"])
+    numbers = [row[key] for row in record["history"] for key in HISTORY]
+    numbers += [record["config"]["seed"], *record["data"]["sizes"].values(), *record["data"]["shape"]]
+    if record["best"] is not None:
+        numbers += [record["best"][key] for key in ("epoch", "val_acc", "val_loss")]
+    if record["test"] is not None:
+        numbers += [record["test"][key] for key in ("acc", "loss")]
+    wrong = [number for number in numbers if not isinstance(number, int | float)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no number")
+    if record["status"] == "done" and (record["best"] is None or not record["history"]):
+        raise ValueError("done without a result")
+    dict(record["choices"]), record["protocol"]["validation"]
 
 
 def find(folder: Path) -> list[Path]:

@@ -164,16 +164,11 @@ class _Run:
         self.job, self.config, self.images, self.screen, self.folder = job, job.config, images, screen, folder
 
     def record(self) -> Record:
-        config, folder = self.config, self.folder
-        if config.hardware.threads is not None:
-            torch.set_num_threads(config.hardware.threads)
-        pl.seed_everything(config.seed, verbose=False)
-        self.data = ImageData(self.images, config.data, config.batch_size, config.seed)
-        mean, deviation = statistics(self.images.train, self.data.split.train, config.data.normalize)
-        network = make_model(config, self.data.image_shape, len(self.images.classes))
+        config, images = self.config, self.images
+        self.data = ImageData(images, config.data, config.batch_size, config.seed)
         self._record: Record = {
             "schema_version": records.SCHEMA_VERSION,
-            "run_id": folder.name,
+            "run_id": self.folder.name,
             "status": "interrupted",  # until it is something else: also what a killed process leaves
             "config": asdict(config),
             "choices": self.job.choices,
@@ -184,14 +179,12 @@ class _Run:
             },
             "data": {
                 "name": self.job.choices["data"],
-                "fingerprint": self.images.fingerprint,
+                "fingerprint": images.fingerprint,
                 "sizes": self.data.sizes,
                 "shape": list(self.data.image_shape),
-                "classes": list(self.images.classes),
-                "mean": mean,
-                "deviation": deviation,
+                "classes": list(images.classes),
             },
-            "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+            "parameters": None,
             "history": [],
             "best": None,
             "test": None,
@@ -199,24 +192,11 @@ class _Run:
             "error": None,
         }
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
-        records.write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
-
-        model = nn.Sequential()
-        model.add_module("normalize", Normalize(mean, deviation))
-        model.add_module("network", network)
-        if config.hardware.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self.module = Classifier(
-            model,
-            _optimizers(config),
-            build("augment", config.augment),
-            config.seed,
-            self.data.steps,
-            self.data.sizes["train"],
-        )
+        records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
         with _signals() as received:
             self.received = received
             try:
+                self._prepare()
                 self._train_and_test()
                 self._record["status"] = "done"
             except Diverged as error:
@@ -230,6 +210,23 @@ class _Run:
         if received:
             raise Interrupted(received[0])
         return self._record
+
+    def _prepare(self) -> None:
+        config, data = self.config, self.data
+        if config.hardware.threads is not None:
+            torch.set_num_threads(config.hardware.threads)
+        pl.seed_everything(config.seed, verbose=False)
+        network = make_model(config, data.image_shape, len(self.images.classes))
+        mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
+        self._record["data"] |= {"mean": mean, "deviation": deviation}
+        self._record["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        model = nn.Sequential()
+        model.add_module("normalize", Normalize(mean, deviation))
+        model.add_module("network", network)
+        if config.hardware.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        augment = build("augment", config.augment)
+        self.module = Classifier(model, _optimizers(config), augment, config.seed, data.steps, data.sizes["train"])
 
     def _train_and_test(self) -> None:
         config, folder, module = self.config, self.folder, self.module
@@ -363,7 +360,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
-    packages = ("cnnbench", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    packages = ("cnnbench", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     here = Path(__file__).parent
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -372,6 +369,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
             commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "python": platform.python_version(),
+        "torch": str(torch.__version__),
         **{name: version(name) for name in packages},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

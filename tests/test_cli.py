@@ -107,7 +107,9 @@ def test_help_shows_groups_options_and_five_examples(command) -> None:
         ("predict . x.png", ["holds no run"]),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(command, here: Path, words: str, says: list[str], monkeypatch) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    command, here: Path, words: str, says: list[str], monkeypatch
+) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no network in a test")
 

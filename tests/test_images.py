@@ -193,7 +193,7 @@ def test_a_broken_image_leaves_no_cache(cache: Path, colours: Path) -> None:
     (colours / "test" / "red" / "0001.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"red/0001\.png"):
         folder(Data(root=str(colours)))
-    assert [p for p in (cache / "cnnbench" / "folder").glob("*/*")] == []
+    assert list((cache / "cnnbench" / "folder").glob("*/*")) == []
     (colours / "test" / "red" / "0001.png").write_bytes(whole)
     assert len(folder(Data(root=str(colours))).test) == 60
 

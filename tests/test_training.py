@@ -1,0 +1,292 @@
+"""Runs and sweeps from the command line to the record, on real digits and small folders."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import record, without_times
+from PIL import Image
+
+import cnnbench
+from cnnbench import record as records
+from cnnbench import run as run_module
+from cnnbench.images import digits
+from cnnbench.schema import Data
+
+DIGITS = "data=digits epochs=3"
+
+
+def test_a_run_and_its_record(command, here: Path) -> None:
+    result = command(f"{DIGITS} optimizer=momentum lr=0.05 seed=3 batch_size=100")
+    assert result.code == 0
+    found = record(here)
+    assert tuple(found) == records.FIELDS
+    assert found["status"] == "done"
+    assert found["error"] is None
+    assert found["config"]["optimizer"] == {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
+    assert found["choices"]["optimizer"] == "momentum"
+    assert found["protocol"]["validation"] == "split"
+    sizes = found["data"]["sizes"]
+    assert sizes == {"train": 1298, "val": 144, "test": 355}
+    assert found["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert found["parameters"] == 53_002
+    rows = found["history"]
+    assert [tuple(row) for row in rows] == [records.HISTORY] * 3
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["images_seen"] for row in rows] == [1298, 2596, 3894]
+    assert [row["lr"] for row in rows] == [0.05] * 3
+    assert rows[2]["train_loss"] < rows[0]["train_loss"]
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(1298 / row["seconds"])
+        assert row["penalty"] == 0
+    assert found["best"] == records.best(rows)
+    confusion = np.array(found["test"]["confusion"])
+    assert confusion.sum() == 355
+    assert found["test"]["acc"] == pytest.approx(np.trace(confusion) / 355)
+    assert found["test"]["per_class"] == pytest.approx((confusion.diagonal() / confusion.sum(1)).tolist())
+    assert found["environment"]["torch"] == torch.__version__
+    folder = here / "runs" / "default" / found["run_id"]
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == found["config"]
+    assert {path.name for path in folder.iterdir() if "tfevents" not in path.name} == {
+        "record.json", "config.yaml", "best.ckpt", "last.ckpt", ".lock",
+    }  # fmt: skip
+    assert sorted(path.name for path in here.iterdir()) == ["runs"]  # no outputs/, no multirun/
+    for words in (f"{found['best']['val_acc']:.2%}", f"{found['test']['acc']:.2%}", str(folder.relative_to(here))):
+        assert words in result.out
+    assert result.err.strip() == ""
+
+
+def test_the_saved_model_gives_the_recorded_test_accuracy(command, here: Path) -> None:
+    command(f"{DIGITS} data.image_size=12")
+    found = record(here)
+    folder = here / "runs" / "default" / found["run_id"]
+    model = cnnbench.load(folder)
+    source = digits(Data(image_size=12))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(source.test).permute(0, 3, 1, 2))
+    hits = (logits.argmax(1).numpy() == source.test_labels).mean()
+    assert hits == pytest.approx(found["test"]["acc"])
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(source.test_labels)).item()
+    assert loss == pytest.approx(found["test"]["loss"], rel=1e-5)
+
+    Image.fromarray(source.test[0, :, :, 0]).save(here / "digit.png")
+    result = command(f"predict {folder} digit.png")
+    assert result.code == 0
+    assert re.match(rf"digit\.png: {logits[0].argmax()} \d+\.\d%, ", result.out)
+    (here / "broken.png").write_bytes(b"")
+    result = command(f"predict {folder} digit.png broken.png")
+    assert result.code == 2
+    assert result.err == "cnnbench: broken.png: not a readable image.\n"
+
+
+def test_the_same_config_twice_gives_the_same_record(command, here: Path) -> None:
+    command(f"{DIGITS} augment=flip_crop seed=0")
+    first = record(here)
+    result = command(f"{DIGITS} augment=flip_crop seed=0")
+    assert "already done" in result.err
+    assert record(here) == first
+    command(f"{DIGITS} augment=flip_crop seed=0 force=true")
+    second = record(here)
+    assert second["history"] != first["history"]  # the times
+    assert without_times(second) | {"config": first["config"]} == without_times(first)
+    (kept,) = here.glob("runs/default/*/.old/*/record.json")
+    assert json.loads(kept.read_text()) == first
+    command(f"{DIGITS} augment=flip_crop seed=1 name=one")
+    assert record(here / "runs" / "one")["history"][0]["train_loss"] != first["history"][0]["train_loss"]
+
+
+def test_seed_zero_is_a_seed(command, here: Path) -> None:
+    torch.manual_seed(123)
+    command("data=digits epochs=1 seed=0 name=a")
+    torch.manual_seed(321)
+    command("data=digits epochs=1 seed=0 name=b")
+    a, b = (without_times(record(here / "runs" / name)) for name in "ab")
+    assert a["history"] == b["history"]
+
+
+def test_batches_from_disk_train_the_same(command, here: Path) -> None:
+    command(f"{DIGITS} name=memory")
+    command(f"{DIGITS} name=disk data.in_memory=false")
+    memory, disk = (without_times(record(here / "runs" / name)) for name in ("memory", "disk"))
+    assert memory["history"] == disk["history"]
+    assert memory["test"] == disk["test"]
+    assert memory["run_id"] == disk["run_id"]
+
+
+def test_the_documents_protocol_is_said_aloud(command, here: Path) -> None:
+    result = command("data=digits epochs=2 data.val=test")
+    found = record(here)
+    assert found["protocol"]["validation"] == "test"
+    assert found["test"]["acc"] == found["best"]["val_acc"]
+    assert found["data"]["sizes"] == {"train": 1442, "val": 355, "test": 355}
+    assert "VALIDATION IS THE TEST SET" in result.out
+    assert "VALIDATION IS THE TEST SET" in command("compare runs").out
+
+
+def test_early_stopping(command, here: Path) -> None:
+    command("data=digits epochs=30 optimizer=adam lr=0.01 stop=early stop.patience=2 stop.metric=val_acc")
+    found = record(here)
+    accuracies = [row["val_acc"] for row in found["history"]]
+    best = accuracies.index(max(accuracies))
+    assert len(accuracies) == best + 1 + 2 < 30
+    assert found["status"] == "done"
+
+
+def test_clip_bounds_the_gradient(command, here: Path) -> None:
+    # Plain gradient descent: ten steps of length at most lr * clip = 1e-9 leave the weights where they are.
+    command("data=digits epochs=2 optimizer=sgd lr=0.01 clip=1e-7")
+    rows = record(here)["history"]
+    assert rows[1]["val_loss"] == pytest.approx(rows[0]["val_loss"], abs=1e-6)
+
+
+def test_schedules_follow_the_epochs(command, here: Path) -> None:
+    command("data=digits epochs=4 lr=0.08 scheduler=step scheduler.step_size=2 scheduler.gamma=0.5 name=step")
+    rows = record(here / "runs" / "step")["history"]
+    assert [row["lr"] for row in rows] == pytest.approx([0.08, 0.08, 0.04, 0.04])
+    command("data=digits epochs=4 lr=0.08 scheduler=cosine name=cosine")
+    rows = record(here / "runs" / "cosine")["history"]
+    # 0.04 (1 + cos(pi t / 4)): cos 0, 45, 90, 135 degrees
+    assert [row["lr"] for row in rows] == pytest.approx([0.08, 0.0682843, 0.04, 0.0117157], rel=1e-5)
+
+
+def test_a_sweep_goes_on_after_a_diverged_and_a_failed_run(command, here: Path, monkeypatch) -> None:
+    real = run_module.statistics
+
+    def fails_for_seed_1(images, positions, normalize):
+        if fails_for_seed_1.calls == 1:
+            fails_for_seed_1.calls += 1
+            raise RuntimeError("the disk is on fire")
+        fails_for_seed_1.calls += 1
+        return real(images, positions, normalize)
+
+    fails_for_seed_1.calls = 0
+    monkeypatch.setattr(run_module, "statistics", fails_for_seed_1)
+    result = command("-m data=digits epochs=2 optimizer=sgd lr=1e30,0.1,0.2")
+    found = {r["config"]["lr"]: r for r in map(records.read, records.find(here / "runs"))}
+    assert {lr: r["status"] for lr, r in found.items()} == {1e30: "diverged", 0.1: "failed", 0.2: "done"}
+    assert result.code == 1
+    assert "Traceback" in found[0.1]["error"]
+    assert "on fire" in found[0.1]["error"]
+    assert "Traceback" not in result.err + result.out
+    assert "step 2" in found[1e30]["error"]  # the first step's loss is that of the initial weights
+    assert found[1e30]["test"] is None
+    assert "3 runs" in result.err
+    assert "1 diverged" in result.out
+    assert "1 failed" in result.out
+
+    again = command("-m data=digits epochs=2 optimizer=sgd lr=1e30,0.1,0.2")  # a result is a result
+    assert again.code == 1
+    assert again.err.count("already") == 3
+    retried = command("data=digits epochs=2 optimizer=sgd lr=0.1 retry=true")
+    assert retried.code == 0
+
+
+def test_all_jobs_are_checked_before_the_first_starts(command, here: Path) -> None:
+    result = command("-m data=digits epochs=1 optimizer=adam,sgd optimizer.betas=[0.5,0.5]")
+    assert result.code == 2
+    assert "torch.optim.SGD takes no 'betas'" in result.err
+    assert list(here.iterdir()) == []
+
+
+def test_a_sweep_ends_in_its_own_comparison(command, here: Path) -> None:
+    command("data=digits epochs=1 optimizer=rmsprop")
+    result = command("-m data=digits epochs=1 optimizer=adam,momentum seed=0,1")
+    assert result.code == 0
+    assert "adam" in result.out
+    assert "rmsprop" not in result.out
+    assert "rmsprop" in command("compare runs/default").out
+    for name in ("comparison.csv", "comparison.md", "curves.png"):
+        assert (here / "runs" / "default" / name).stat().st_size > 100
+
+
+def killed_after(epochs: int, signum: int, here: Path, words: str) -> subprocess.CompletedProcess[str]:
+    """Starts the command, waits until the record has so many epochs, and sends the signal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", *words.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=here,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        written = records.find(here / "runs") if (here / "runs").exists() else []
+        if written and len(json.loads(written[0].read_text())["history"]) >= epochs:
+            break
+        time.sleep(0.02)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_run_is_continued_to_the_same_record(command, here: Path, signum: int, code: int) -> None:
+    words = "data=digits epochs=60 augment=flip_crop scheduler=cosine optimizer=momentum"
+    result = killed_after(4, signum, here, words)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    found = record(here)
+    assert found["status"] == "interrupted"
+    assert 4 <= len(found["history"]) < 60
+    assert found["test"] is None
+    assert command(words).code == 0
+    continued = record(here)
+    assert continued["history"][: len(found["history"])] == found["history"]  # times too: they were not run again
+    command(f"{words} name=whole")
+    whole = record(here / "runs" / "whole")
+    assert without_times(continued) | {"config": None} == without_times(whole) | {"config": None}
+    assert [path.name for path in here.iterdir()] == ["runs"]
+
+
+def test_stopped_between_the_last_epoch_and_the_test(command, here: Path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    words = "data=digits epochs=30 optimizer=adam lr=0.01 stop=early stop.patience=1"
+    with monkeypatch.context() as patched:
+        patched.setattr("pytorch_lightning.Trainer.test", killed)
+        with pytest.raises(Killed):
+            command(words)
+    before = record(here)
+    assert before["status"] == "interrupted"
+    assert command(words).code == 0
+    after = record(here)
+    assert after["history"] == before["history"]  # early stopping is not forgotten: no epoch more
+    assert after["test"] is not None
+
+
+def test_two_processes_do_not_run_one_experiment_twice(command, here: Path) -> None:
+    from filelock import FileLock
+
+    command("data=digits epochs=1")
+    folder = here / "runs" / "default" / record(here)["run_id"]
+    with FileLock(folder / ".lock"):
+        result = command("data=digits epochs=1 force=true")
+    assert result.code == 2
+    assert "another process" in result.err
+
+
+def test_tensorboard_has_scalars_and_hparams(command, here: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command("data=digits epochs=3")
+    found = record(here)
+    events = EventAccumulator(str(here / "runs" / "default" / found["run_id"])).Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("val_acc")]
+    assert scalars == [(row["epoch"], pytest.approx(row["val_acc"])) for row in found["history"]]
+    assert events.Scalars("hp/test_acc")[0].value == pytest.approx(found["test"]["acc"])
+    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    assert plugin.plugin_name == "hparams"
+    assert b"optimizer.lr" in plugin.content
+    assert b"adam" in plugin.content
