@@ -87,32 +87,45 @@ def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[f
     channels = images.shape[3]
     if normalize != "standard":
         return [0.0] * channels, [255.0 if normalize == "unit" else 1.0] * channels
-    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for start in range(0, len(positions), 1024):
-        block = images[positions[start : start + 1024]].reshape(-1, channels).astype(np.int64)
-        total += block.sum(axis=0)
-        squares += (block * block).sum(axis=0)
+    # Squares of bytes are whole in 32 bits and sums of them in 64: exact, in whatever order they are added.
+    total, squares = torch.zeros(2, channels, dtype=torch.float64)
+    for start in range(0, len(positions), 512):
+        block = torch.from_numpy(images[positions[start : start + 512]]).flatten(1).float()
+        total += block.sum(0, dtype=torch.float64).view(-1, channels).sum(0)
+        squares += block.square_().sum(0, dtype=torch.float64).view(-1, channels).sum(0)
     count = len(positions) * images.shape[1] * images.shape[2]
     mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return mean.tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
+    deviation = (squares / count - mean**2).clamp_min(0).sqrt()
+    return mean.tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
 
 
 class Normalize(nn.Module):
-    """Bytes or floats from 0 to 255, (images, channels, height, width), to (x - mean) / deviation as floats."""
+    """Bytes or floats from 0 to 255, (images, channels, height, width), to (x - mean) / deviation as floats.
 
-    def __init__(self, mean: list[float], deviation: list[float]) -> None:
+    Args:
+        mean: per channel, in bytes.
+        deviation: per channel, in bytes.
+        channels_last: the memory layout of what comes out.
+    """
+
+    def __init__(self, mean: list[float], deviation: list[float], channels_last: bool = True) -> None:
         super().__init__()
+        self._channels_last = channels_last
         d = torch.tensor(deviation, dtype=torch.float64)
         m = torch.tensor(mean, dtype=torch.float64)
-        self.register_buffer("scale", (1 / d).float()[:, None, None])
-        self.register_buffer("shift", (-m / d).float()[:, None, None])
+        self.register_buffer("scale", (1 / d).float())
+        self.register_buffer("shift", (-m / d).float())
         self.scale: Tensor
         self.shift: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images."""
-        return torch.addcmul(self.shift, images.float(), self.scale)
+        n, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
+        # Whole rows of pixels at once: a channel at a time costs five times as much.
+        rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
+        result = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return result if self._channels_last else result.contiguous()
 
 
 class Batches:
@@ -127,7 +140,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for positions in torch.split(self._order().to(self._images.device), self._size):
-            yield self._images[positions].permute(0, 3, 1, 2), self._labels[positions]
+            pixels = self._images.index_select(0, positions)  # many times faster than [positions]
+            yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions)
 
 
 class _OnDisk(Dataset[tuple[Bytes, int]]):

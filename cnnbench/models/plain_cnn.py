@@ -48,7 +48,7 @@ class PlainCNN(nn.Sequential):
                 )
             height, width = small
             layers[f"conv{i + 1}"] = nn.Conv2d(channels, filters, kernel, padding=conv["padding"])
-            layers[f"relu{i + 1}"] = nn.ReLU()
+            layers[f"relu{i + 1}"] = nn.ReLU(inplace=True)
             if pool > 1:
                 layers[f"pool{i + 1}"] = nn.MaxPool2d(pool)
             channels = filters
@@ -56,7 +56,7 @@ class PlainCNN(nn.Sequential):
         features = channels * height * width
         for i, units in enumerate(dense):
             layers[f"dense{i + 1}"] = nn.Linear(features, units)
-            layers[f"dense_relu{i + 1}"] = nn.ReLU()
+            layers[f"dense_relu{i + 1}"] = nn.ReLU(inplace=True)
             features = units
         layers["output"] = nn.Linear(features, classes)
         super().__init__(layers)
