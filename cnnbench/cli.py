@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnnbench.compose import GROUPS, KEYS, Job, config_source
-from cnnbench.schema import ConfigError
+from cnnbench.schema import ConfigError, nearest
 
 EXAMPLES = """\
   cnnbench experiment=quickstart                            five optimizers x 3 seeds, two minutes, no download
@@ -30,6 +30,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         if words and words[0] in _COMMANDS:
             return _COMMANDS[words[0]](words[1:])
+        if words and "=" not in words[0] and words[0][0] not in "-~":
+            raise ConfigError(f"{words[0]}: neither a command nor KEY=VALUE.{nearest(words[0], list(_COMMANDS))}")
         return _train(words)
     except ConfigError as error:
         print(f"cnnbench: {error}", file=sys.stderr)

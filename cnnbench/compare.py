@@ -129,7 +129,8 @@ def _setting(run: Record) -> str:
         split = f"{sizes['train']:,} training, {sizes['val']:,} validation, {sizes['test']:,} test images"
     limit = "" if config["limit"] is None else f", limit {config['limit']}"
     shape = "x".join(map(str, data["shape"]))
-    return f"{data['name']} ({data['fingerprint'][:6]}{limit}), {shape}, {split}"
+    name = f"folder {Path(config['root']).name}" if data["name"] == "folder" else data["name"]
+    return f"{name} ({data['fingerprint'][:6]}{limit}), {shape}, {split}"
 
 
 def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
@@ -144,8 +145,12 @@ def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
 
 def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
-    varying = [g for g in runs[0]["choices"] if len({run["choices"].get(g) for run in runs}) > 1 and g != "experiment"]
-    names = [" ".join(str(run["choices"].get(group)) for group in varying or ["optimizer"]) for run in runs]
+    groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - {"optimizer", "model", "experiment", "hardware"})]
+    varying = [group for group in groups if len({run["choices"].get(group) for run in runs}) > 1] or ["optimizer"]
+    names = [
+        " ".join(f"{'' if group in groups[:2] else f'{group}='}{run['choices'].get(group)}" for group in varying)
+        for run in runs
+    ]
     labels = list(names)
     for name in set(names):
         same = [i for i, other in enumerate(names) if other == name]

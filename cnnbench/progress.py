@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 REFRESH = 0.25
@@ -20,9 +21,10 @@ class _Detail(ProgressColumn):
 
 
 def _progress(console: Console) -> Progress:
+    wide = console.width >= 110
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=40 if wide else 8)),
+        BarColumn(bar_width=24 if wide else 4),
         TextColumn("{task.percentage:>3.0f}%"),
         _Detail(),
         TimeRemainingColumn(),
@@ -97,7 +99,7 @@ class Sweep:
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
         """The run has come to `epoch` (steps are fractions: 0.5 is half of the first)."""
         speed = f"{images_per_second:,.0f} images/s"
-        detail = f"epoch {math.ceil(epoch)}/{self._epochs}  loss {loss:.3f}  acc {accuracy:.1%}  {speed}"
+        detail = f"epoch {math.ceil(epoch)}/{self._epochs} loss {loss:.3f} acc {accuracy:.1%} {speed}"
         self._progress.update(self._run, completed=epoch, detail=detail)
         if self._whole is not None:
             self._progress.update(self._whole, completed=self._done + epoch)

@@ -102,11 +102,16 @@ def test_labels_say_what_differs(command, here: Path) -> None:
         made("optimizer=sgd lr=0.1 augment=flip_crop", (0.3,)),
     )
     command("compare runs")
-    assert list(table(here / "runs")) == ["none adam lr=0.01", "none adam lr=0.001", "none sgd", "flip_crop sgd"]
+    assert list(table(here / "runs")) == [
+        "adam augment=none lr=0.01",
+        "adam augment=none lr=0.001",
+        "sgd augment=none",
+        "sgd augment=flip_crop",
+    ]
     result = command("compare runs by=optimizer")
     rows = table(here / "runs")
-    assert list(rows) == ["none adam lr=0.01", "none sgd"]
-    assert rows["none adam lr=0.01"]["settings_tried"] == "2"
+    assert list(rows) == ["adam augment=none lr=0.01", "sgd augment=none"]
+    assert rows["adam augment=none lr=0.01"]["settings_tried"] == "2"
     assert "(best of 2)" in result.out
     result = command("compare runs by=optimiser")
     assert result.code == 2
