@@ -183,12 +183,9 @@ class ImageData(pl.LightningDataModule):
         self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
         self.split = split(images, data, seed)
         self._tensors: dict[str, Batch] = {}
+        self.skip = 0
+        """Batches of the next epoch that were trained on before the run was stopped."""
         self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
-
-    @property
-    def steps(self) -> int:
-        """Training steps in an epoch."""
-        return -(-self.sizes["train"] // self._batch_size)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -198,14 +195,15 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
         """Shuffled batches, in an order that seed and epoch fix."""
-        positions = torch.from_numpy(self.split.train)
+        positions, skip = torch.from_numpy(self.split.train), self.skip * self._batch_size
+        self.skip = 0
 
         def order() -> Tensor:
             assert self.trainer is not None
             seed = derived_seed(self._seed, _ORDER, self.trainer.current_epoch)
-            return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))]
+            return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[skip:]]
 
-        return self._batches("train", order, self._batch_size, len(positions))
+        return self._batches("train", order, self._batch_size, len(positions) - skip)
 
     def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
         """The validation images, in large batches."""

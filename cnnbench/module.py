@@ -3,12 +3,15 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from cnnbench.data import AUGMENT, LAYERS, Augment, Batch, derived_seed
 
@@ -20,16 +23,62 @@ class Diverged(Exception):
     """The loss became infinite or undefined."""
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """How an epoch's images fall into batches, and batches into steps."""
+
+    images: int
+    """Training images."""
+    batch_size: int
+    accumulate: int
+    """Batches whose gradients make one step; the last step of an epoch may have fewer."""
+    reduction: str = "mean"
+    """`mean` or `sum`, as in `schema.Update`."""
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.images // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return -(-self.batches // self.accumulate)
+
+    def weight(self, index: int, size: int) -> float:
+        """What the mean loss of batch `index`, of `size` images, counts for in the gradient of its step.
+
+        With `mean` every image of the step counts the same, so that the step is that of one large batch; with `sum`
+        full batches count 1 each (document 1: the sum of the g_j), smaller ones less.
+        """
+        if self.reduction == "sum":
+            return size / self.batch_size
+        together = self.batch_size * self.accumulate
+        before = index // self.accumulate * together
+        return size / min(together, self.images - before)
+
+    def is_first(self, index: int) -> bool:
+        """Does a step begin with batch `index`?"""
+        return index % self.accumulate == 0
+
+    def is_last(self, index: int) -> bool:
+        """Does a step end with batch `index`?"""
+        return (index + 1) % self.accumulate == 0 or index + 1 == self.batches
+
+
 class Classifier(pl.LightningModule):
     """Trains `model` to name the class of an image.
+
+    Lightning's manual optimization: gradients are accumulated, bounded and applied here, in `training_step`.
 
     Args:
         model: takes bytes (images, channels, height, width) and gives logits (images, classes).
         configure: makes what Lightning's `configure_optimizers` returns from the parameters.
         augment: changes the training images, or None.
         seed: of the run.
-        steps: training steps in an epoch.
-        images: training images in an epoch.
+        epoch: batches and steps.
+        clip: largest norm of a step's gradient, or None.
+        max_step: largest length of a step's change of the parameters, or None.
     """
 
     def __init__(
@@ -38,16 +87,21 @@ class Classifier(pl.LightningModule):
         configure: Callable[[list[nn.Parameter]], Any],
         augment: Augment | None,
         seed: int,
-        steps: int,
-        images: int,
+        epoch: Epoch,
+        clip: float | None = None,
+        max_step: float | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.history: list[Row] = []
-        """A row for each finished epoch; travels in the checkpoints."""
+        """A row for each finished epoch."""
         self.confusion: Tensor
         """After a test: images by true class (rows) and predicted class (columns)."""
-        self._configure, self._augment, self._seed, self._steps, self._images = configure, augment, seed, steps, images
+        self._configure, self._augment, self._seed, self._epoch = configure, augment, seed, epoch
+        self._clip, self._max_step = clip, max_step
+        self._unfinished: dict[str, Any] | None = None
+        """The state of an epoch in whose middle a run was stopped, until that epoch goes on."""
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
@@ -60,56 +114,93 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(derived_seed(self._seed, LAYERS, self.current_epoch))
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derived_seed(self._seed, AUGMENT, self.current_epoch))
-        self.losses = torch.zeros(self._steps, device=self.device)
+        self._losses = torch.zeros(self._epoch.batches, device=self.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._sizes: list[int] = []
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.started = time.perf_counter()
+        self._seconds = 0.0
+        if self._unfinished is not None:
+            self._resume_epoch(self._unfinished)
+            self._unfinished = None
+        self._started = time.perf_counter()
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The mean cross-entropy of a batch."""
+    def training_step(self, batch: Batch) -> None:
+        """Adds the gradient of a batch's mean cross-entropy, and moves the parameters when the step is complete."""
         images, labels = batch
+        index = len(self._sizes)  # Lightning counts from 0 again in an epoch that is gone on with
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        if self._epoch.is_first(index):
+            optimizer.zero_grad()
         if self._augment is not None:
             images = self._augment(images, self._generator)
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
-        self.losses[index] = loss.detach()
+        weight = self._epoch.weight(index, len(labels))
+        self.manual_backward(loss if weight == 1 else loss * weight)
+        if self._epoch.is_last(index):
+            self._step(optimizer)
+        self._losses[index] = loss.detach()
         self._correct += (logits.detach().argmax(1) == labels).sum()
         self._sizes.append(len(labels))
-        return loss
 
-    def running(self) -> tuple[float, float]:
-        """Mean loss and accuracy of this epoch's steps so far; waits for the device."""
-        done = len(self._sizes)
-        return float(self.losses[:done].mean()), int(self._correct) / max(sum(self._sizes), 1)
+    def _step(self, optimizer: LightningOptimizer) -> None:
+        parameters: list[Tensor] = list(self.model.parameters())
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self._clip)
+        if self._max_step is None:
+            optimizer.step()
+            return
+        before = [parameter.detach().clone() for parameter in parameters]
+        optimizer.step()
+        with torch.no_grad():
+            change = [new - old for new, old in zip(parameters, before, strict=True)]
+            length = torch.stack([moved.norm() for moved in change]).norm()
+            shorter = (self._max_step / length).clamp(max=1.0)  # no look at the device
+            for parameter, old, moved in zip(parameters, before, change, strict=True):
+                parameter.copy_(old + moved * shorter)
+
+    @property
+    def done(self) -> int:
+        """Batches of this epoch so far."""
+        return len(self._sizes)
+
+    def running(self) -> tuple[float, float, float]:
+        """Mean loss, accuracy and images/s of this epoch so far; waits for the device."""
+        seen = max(sum(self._sizes), 1)
+        loss, correct = float(self._losses[: len(self._sizes)].mean()), int(self._correct)
+        return loss, correct / seen, seen / (self._seconds + time.perf_counter() - self._started)
 
     def on_train_epoch_end(self) -> None:
-        """Writes the epoch's row.
+        """Writes the epoch's row and moves the schedule on.
 
         Raises:
             Diverged: the training or validation loss is not finite.
         """
-        losses = self.losses.double().cpu()
+        epoch, losses = self._epoch, self._losses.double().cpu()
         broken = (~losses.isfinite()).nonzero()
         if len(broken):
-            step = self.current_epoch * self._steps + int(broken[0]) + 1
+            step = self.current_epoch * epoch.steps + int(broken[0]) // epoch.accumulate + 1
             raise Diverged(f"the loss was {float(losses[broken[0]])} at step {step} (epoch {self.current_epoch + 1})")
         if not math.isfinite(self._val_loss):
             raise Diverged(f"the validation loss was {self._val_loss} after epoch {self.current_epoch + 1}")
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
-                "train_loss": float(losses @ torch.tensor(self._sizes, dtype=torch.float64)) / self._images,
-                "train_acc": int(self._correct) / self._images,
+                "train_loss": float(losses @ torch.tensor(self._sizes, dtype=torch.float64)) / epoch.images,
+                "train_acc": int(self._correct) / epoch.images,
                 "penalty": 0.0,
                 "val_loss": self._val_loss,
                 "val_acc": self._val_acc,
                 "lr": self._lr,
-                "images_seen": (self.current_epoch + 1) * self._images,
+                "images_seen": (self.current_epoch + 1) * epoch.images,
                 "seconds": self._seconds,
-                "images_per_second": self._images / self._seconds,
+                "images_per_second": epoch.images / self._seconds,
             }
         )
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
 
     # Evaluation
 
@@ -117,7 +208,7 @@ class Classifier(pl.LightningModule):
         """Stops the clock: an epoch's seconds are those of training alone."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._seconds = time.perf_counter() - self.started
+        self._seconds += time.perf_counter() - self._started
         self._reset()
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -159,13 +250,38 @@ class Classifier(pl.LightningModule):
         count = int(self.confusion.sum())
         return float(self._loss_sum) / count, int(self.confusion.diagonal().sum()) / count
 
-    # Checkpoints
+    # Stopping and going on
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the history, and whether the last epoch is behind."""
-        checkpoint["history"] = self.history
-        checkpoint["ended"] = self.trainer.should_stop or len(self.history) == self.trainer.max_epochs
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on from here, besides weights, optimizer and schedule: after an epoch, or amid one."""
+        if len(self.history) > self.current_epoch:
+            return {"history": self.history, "epoch": None}
+        return {
+            "history": self.history,
+            "epoch": {
+                "losses": self._losses,
+                "correct": self._correct,
+                "sizes": self._sizes,
+                "lr": self._lr,
+                "seconds": self._seconds + time.perf_counter() - self._started,
+                "generator": self._generator.get_state(),
+                "random": torch.get_rng_state(),
+                "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                "gradients": [parameter.grad for parameter in self.model.parameters()],
+            },
+        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the history back."""
-        self.history = checkpoint["history"]
+    def go_on(self, state: dict[str, Any]) -> int:
+        """Takes back what `state` gave, before training goes on; returns how many batches of the epoch are behind."""
+        self.history, self._unfinished = state["history"], state["epoch"]
+        return 0 if self._unfinished is None else len(self._unfinished["sizes"])
+
+    def _resume_epoch(self, state: dict[str, Any]) -> None:
+        self._losses, self._correct = state["losses"].to(self.device), state["correct"].to(self.device)
+        self._sizes, self._lr, self._seconds = state["sizes"], state["lr"], state["seconds"]
+        for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.to(self.device)
+        self._generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_gpu"] is not None:
+            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cnnbench import checkpoint
 from cnnbench import record as records
 from cnnbench.build import build
 from cnnbench.data import Normalize
@@ -65,6 +66,8 @@ def _model(folder: Path, record: records.Record) -> nn.Module:
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
     model.add_module("network", build("model", record["config"]["model"], tuple(data["shape"]), len(data["classes"])))
-    state = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({key.removeprefix("model."): value for key, value in state.items()})
+    try:
+        model.load_state_dict(checkpoint.read(folder / "best.ckpt")["model"])
+    except checkpoint.Damaged as error:
+        raise ConfigError(f"{error}.") from None
     return model.eval()

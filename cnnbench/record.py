@@ -41,7 +41,8 @@ class RecordError(Exception):
 
 def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written."""
-    kept = {k: v for k, v in config.items() if k not in ("lr", "name", "runs_dir", "force", "retry", "hardware")}
+    elsewhere = ("lr", "name", "runs_dir", "force", "retry", "checkpoint", "hardware")
+    kept = {k: v for k, v in config.items() if k not in elsewhere}
     places = ("_target_", "root", "md5", "in_memory")
     kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
     kept["precision"] = config["hardware"]["precision"]
@@ -51,10 +52,19 @@ def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
 
 def run_id(config: Config, optimizer: str, fingerprint: str) -> str:
     """The run's folder: readable, and ending in a hash of the experiment, such as `adam-lr0.001-seed0-1a2b3c4d5e`."""
-    canonical = json.dumps(experiment(asdict(config), fingerprint), sort_keys=True)
+    canonical = json.dumps(_plain(experiment(asdict(config), fingerprint)), sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
     lr = "" if config.lr is None else f"-lr{config.lr:g}"
     return f"{optimizer}{lr}-seed{config.seed}-{digest}"
+
+
+def _plain(value: Any) -> Any:
+    """The same value with all numbers as floats: 1 and 1.0 are one experiment."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def best(history: list[dict[str, float]]) -> dict[str, float]:

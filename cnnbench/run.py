@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,17 @@ import torch
 from filelock import FileLock, Timeout
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from cnnbench import checkpoint
 from cnnbench import record as records
 from cnnbench.build import build, check
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
-from cnnbench.module import Classifier, Diverged, Row
+from cnnbench.module import Classifier, Diverged, Epoch
 from cnnbench.progress import REFRESH, Sweep
 from cnnbench.record import Record
 from cnnbench.schema import Config, ConfigError
@@ -75,7 +77,8 @@ def check_parts(config: Config, images: ImageSet) -> None:
     check("optimizer", config.optimizer, ("params",))
     check("scheduler", config.scheduler, ("optimizer",))
     build("augment", config.augment)
-    data = ImageData(images, config.data, config.batch_size, config.seed)
+    data = ImageData(images, config.data, batch_size(config), config.seed)
+    epoch_of(config, data)
     with torch.device("meta"):
         network = make_model(config, data.image_shape, len(images.classes))
         network.eval()
@@ -87,6 +90,27 @@ def check_parts(config: Config, images: ImageSet) -> None:
         if logits.shape != (1, len(images.classes)):
             raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
     _optimizers(config)([nn.Parameter(torch.zeros(1))])
+
+
+def batch_size(config: Config) -> int:
+    """Images in a batch: the update's own, or else the top-level one."""
+    return config.update.batch_size or config.batch_size
+
+
+def epoch_of(config: Config, data: ImageData) -> Epoch:
+    """Batches and steps of an epoch.
+
+    Raises:
+        ConfigError: a step would need more batches than an epoch has.
+    """
+    epoch = Epoch(data.sizes["train"], batch_size(config), 1, config.update.reduction)
+    accumulate = config.update.accumulate or epoch.batches
+    if accumulate > epoch.batches:
+        raise ConfigError(
+            f"update.accumulate={accumulate}: an epoch has {epoch.batches} batches of {epoch.batch_size} images. "
+            f"update=full_batch takes all of them."
+        )
+    return replace(epoch, accumulate=accumulate)
 
 
 def _optimizers(config: Config) -> Callable[[list[nn.Parameter]], Any]:
@@ -166,7 +190,7 @@ class _Run:
 
     def record(self) -> Record:
         config, images = self.config, self.images
-        self.data = ImageData(images, config.data, config.batch_size, config.seed)
+        self.data = ImageData(images, config.data, batch_size(config), config.seed)
         self._record: Record = {
             "schema_version": records.SCHEMA_VERSION,
             "run_id": self.folder.name,
@@ -228,50 +252,52 @@ class _Run:
         if config.hardware.channels_last:
             model = model.to(memory_format=torch.channels_last)
         augment = build("augment", config.augment)
-        self.module = Classifier(model, _optimizers(config), augment, config.seed, data.steps, data.sizes["train"])
+        self.epoch = epoch_of(config, data)
+        self.module = Classifier(
+            model, _optimizers(config), augment, config.seed, self.epoch, config.clip, config.update.max_step
+        )
 
     def _train_and_test(self) -> None:
         config, folder, module = self.config, self.folder, self.module
         gpu = config.hardware.accelerator != "cpu" and torch.cuda.is_available()
-        callbacks: list[Callback] = [_Keep(self)]
+        self.stop = None
         if config.stop.patience is not None:
-            callbacks.append(
-                EarlyStopping(
-                    config.stop.metric,
-                    mode="min" if config.stop.metric == "val_loss" else "max",
-                    patience=config.stop.patience,
-                    min_delta=config.stop.min_delta,
-                    check_on_train_epoch_end=True,
-                )
+            self.stop = EarlyStopping(
+                config.stop.metric,
+                mode="min" if config.stop.metric == "val_loss" else "max",
+                patience=config.stop.patience,
+                min_delta=config.stop.min_delta,
+                check_on_train_epoch_end=True,
             )
+        before = self._before()
+        self.data.skip = module.go_on(before["module"]) if before else 0
         precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
         trainer = pl.Trainer(
             accelerator="gpu" if gpu else "cpu",
             devices=1,
             precision=precision,
             max_epochs=config.epochs,
-            gradient_clip_val=config.clip,
-            callbacks=callbacks,
+            callbacks=[_Keep(self, before), *([self.stop] if self.stop else [])],
             logger=False,
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            # An epoch that is gone on with has fewer batches than the next one.
+            reload_dataloaders_every_n_epochs=1 if self.data.skip else 0,
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
         self._record["environment"] = _environment(trainer.strategy.root_device)
         self.board = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+        if before:
+            self._take_history()
         self.save()
-        last = folder / "last.ckpt"
-        before = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else None
-        if before is None or not before["ended"]:
-            trainer.fit(module, datamodule=self.data, ckpt_path=last if before else None, weights_only=True)
-        else:  # it was stopped between its last epoch and the test
-            module.history = before["history"]
-        self._take(module.history)
-        best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
-        module.load_state_dict(best["state_dict"])
+        if not (before and before["ended"]):
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            progress.processed = progress.completed = len(module.history)
+            trainer.fit(module, datamodule=self.data)
+        module.model.load_state_dict(checkpoint.read(folder / "best.ckpt")["model"])
         trainer.test(module, datamodule=self.data, verbose=False)
         tested = module.confusion.sum(1).tolist()
         hits = module.confusion.diagonal().tolist()
@@ -285,59 +311,114 @@ class _Run:
         figures = {"hp/val_acc_best": self._record["best"]["val_acc"], "hp/test_acc": module.test_acc}
         self.board.log_hyperparams(self.job.choices | flat, figures)
         self.board.finalize("success")
+        (folder / "previous.ckpt").unlink(missing_ok=True)
+
+    def _before(self) -> dict[str, Any] | None:
+        """The newest good checkpoint, if there is one, and the best epoch's weights are good too."""
+        for name in ("last.ckpt", "previous.ckpt"):
+            if not (self.folder / name).exists():
+                continue
+            try:
+                before = checkpoint.read(self.folder / name)
+                if before["module"]["history"]:
+                    checkpoint.read(self.folder / "best.ckpt")
+            except checkpoint.Damaged as error:
+                self.screen.say(f"warning: {error}; going back to what was saved before it")
+            else:
+                return before
+        return None
 
     def save(self) -> None:
         """Writes the record as it stands."""
         records.write(self.folder / "record.json", self._record)
 
-    def _take(self, history: list[Row]) -> None:
-        self._record |= {"history": history, "best": records.best(history)}
+    def _take_history(self) -> None:
+        history = self.module.history
+        self._record |= {"history": history, "best": records.best(history) if history else None}
+
+    def checkpoint(self, trainer: pl.Trainer) -> None:
+        """Keeps all that is needed to go on from here."""
+        module, epochs = self.module, len(self.module.history)
+        (optimizer,), schedulers = trainer.optimizers, module.lr_schedulers()
+        state = {
+            "model": module.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": schedulers.state_dict() if isinstance(schedulers, LRScheduler) else None,
+            "stop": self.stop.state_dict() if self.stop else None,
+            "module": module.state(),
+            "ended": epochs > trainer.current_epoch and (trainer.should_stop or epochs == self.config.epochs),
+        }
+        checkpoint.write(self.folder / "last.ckpt", state, keep=self.folder / "previous.ckpt")
+
+    def restore(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Takes back what `checkpoint` kept."""
+        self.module.model.load_state_dict(state["model"])
+        trainer.optimizers[0].load_state_dict(state["optimizer"])
+        schedulers = self.module.lr_schedulers()
+        if isinstance(schedulers, LRScheduler):
+            schedulers.load_state_dict(state["scheduler"])
+        if self.stop:
+            self.stop.load_state_dict(state["stop"])
 
     def keep_epoch(self, trainer: pl.Trainer) -> None:
         """After an epoch: checkpoints first, then the record that speaks of them."""
-        history = self.module.history
-        row = history[-1]
-        self._take(history)
+        self._take_history()
+        row = self.module.history[-1]
         if self._record["best"]["epoch"] == row["epoch"]:
-            _checkpoint(trainer, self.folder / "best.ckpt", weights_only=True)
-        _checkpoint(trainer, self.folder / "last.ckpt", weights_only=False)
+            checkpoint.write(self.folder / "best.ckpt", {"model": self.module.model.state_dict()})
+        self.checkpoint(trainer)
         self.save()
         self.board.log_metrics({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
         self.screen.epoch(row)
 
 
-def _checkpoint(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
-    temporary = path.with_name(f".{path.name}")
-    trainer.save_checkpoint(temporary, weights_only=weights_only)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 class _Keep(Checkpoint):
-    """Between Lightning's loop and the run: the screen after steps, the files after epochs, signals at once."""
+    """Between Lightning's loop and the run: the screen and the state after batches, the files after epochs.
 
-    def __init__(self, run: _Run) -> None:
-        self._run = run
+    Lightning calls a `Checkpoint` after all other callbacks, so that early stopping has made up its mind.
+    """
+
+    def __init__(self, run: _Run, before: dict[str, Any] | None) -> None:
+        self._run, self._before = run, before
         self._looked = 0.0
+        self._saved = time.monotonic()
+        every = run.config.checkpoint.every or ""
+        self._minutes = int(every.removesuffix("min")) if every.endswith("min") else None
+        self._batches = int(every) if every and self._minutes is None else None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._before:
+            self._run.restore(trainer, self._before)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        if self._run.received:
-            raise Interrupted(self._run.received[0])
-        now = time.perf_counter()
-        if now - self._looked < REFRESH or not self._run.screen.visible:
+        run, done = self._run, self._run.module.done
+        if done == run.epoch.batches:  # the epoch's end is near: it saves and stops
             return
-        self._looked = now
-        data, classifier = self._run.data, self._run.module
-        loss, accuracy = classifier.running()
-        done = index + 1
-        speed = min(done * self._run.config.batch_size, data.sizes["train"]) / (now - classifier.started)
-        self._run.screen.step(trainer.current_epoch + done / data.steps, loss, accuracy, speed)
+        if run.received or self._is_due(done):
+            run.checkpoint(trainer)
+            self._saved = time.monotonic()
+        if run.received:
+            raise Interrupted(run.received[0])
+        now = time.perf_counter()
+        if run.screen.visible and now - self._looked >= REFRESH:
+            self._looked = now
+            run.screen.step(trainer.current_epoch + done / run.epoch.batches, *run.module.running())
+
+    def _is_due(self, done: int) -> bool:
+        if self._batches is not None:
+            return done % self._batches == 0
+        return self._minutes is not None and time.monotonic() - self._saved >= 60 * self._minutes
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._run.keep_epoch(trainer)
+        if self._run.received:
+            raise Interrupted(self._run.received[0])
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        if self._run.received:
+            raise Interrupted(self._run.received[0])
 
 
 def _keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ are checked against that class's signature before a run starts; all others are c
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -70,6 +71,26 @@ class Regularizer:
 
 
 @dataclass
+class Update:
+    """How many images make a step, and what bounds it (document 3, 3.1, and document 1)."""
+
+    accumulate: int | None = 1
+    """Batches whose gradients make one step; null is all of an epoch."""
+    reduction: str = "mean"
+    """`mean`: the step of one large batch. `sum`: as many times that gradient as there are batches."""
+    batch_size: int | None = None
+    """Images in a batch; null takes the top-level `batch_size`."""
+    max_step: float | None = None
+    """Largest length of the change of all parameters in one step, whatever the optimizer made of the gradient."""
+
+    def __post_init__(self) -> None:
+        _check(self.accumulate is None or self.accumulate >= 1, "update.accumulate", self.accumulate, "at least 1")
+        _check(self.reduction in ("mean", "sum"), "update.reduction", self.reduction, "mean or sum")
+        _check(self.batch_size is None or self.batch_size >= 1, "update.batch_size", self.batch_size, "at least 1")
+        _check(self.max_step is None or self.max_step > 0, "update.max_step", self.max_step, "above 0")
+
+
+@dataclass
 class Stop:
     """When training ends before its last epoch."""
 
@@ -108,6 +129,18 @@ class Hardware:
 
 
 @dataclass
+class Checkpoint:
+    """When the state of a run is saved besides the end of each epoch and Ctrl-C."""
+
+    every: str | None = None
+    """`500`: each 500 batches. `10min`: each ten minutes. For epochs that take long."""
+
+    def __post_init__(self) -> None:
+        legal = self.every is None or re.fullmatch(r"[1-9]\d*(min)?", self.every) is not None
+        _check(legal, "checkpoint.every", self.every, "a number of batches such as 500, or of minutes such as 10min")
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -117,6 +150,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     regularizer: Regularizer = field(default_factory=Regularizer)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
     hardware: Hardware = field(default_factory=Hardware)
     lr: float | None = None
@@ -137,6 +171,7 @@ class Config:
     """Run again what is already done; the old record is kept aside."""
     retry: bool = False
     """Run again what failed."""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")

@@ -246,10 +246,99 @@ def test_an_interrupted_run_is_continued_to_the_same_record(command, here: Path,
     assert [path.name for path in here.iterdir()] == ["runs"]
 
 
-def test_stopped_between_the_last_epoch_and_the_test(command, here: Path, monkeypatch) -> None:
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    """As SIGKILL: nobody gets to tidy up."""
 
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, signum: int) -> None:
+    """The next run gets the signal when it has done so many batches."""
+    real = run_module._Keep.on_train_batch_end
+    seen = 0
+
+    def counting(self, *arguments) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == batches:
+            if signum == signal.SIGKILL:
+                raise Killed
+            self._run.received.append(signum)
+        real(self, *arguments)
+
+    monkeypatch.setattr(run_module._Keep, "on_train_batch_end", counting)
+
+
+ALL_OF_IT = (
+    "data=digits data.image_size=10 epochs=3 batch_size=100 augment=document model.dropout=0.3 model.batch_norm=true "
+    "scheduler=cosine optimizer=adam clip=1 stop=early"
+)
+
+
+@pytest.mark.parametrize(
+    "update",
+    ["minibatch", "cag update.accumulate=4", "cag update.accumulate=5 update.max_step=0.1", "full_batch"],
+)
+def test_stopped_amid_an_epoch_and_continued(command, here: Path, monkeypatch, update: str) -> None:
+    words = f"{ALL_OF_IT} update={update}"  # 13 batches an epoch
+    assert command(f"{words} name=whole").code == 0
+    whole = record(here / "runs" / "whole")
+    assert whole["data"]["sizes"]["train"] == 1298
+    kills = [(7, signal.SIGINT), (2, signal.SIGTERM), (13, signal.SIGKILL), (4, signal.SIGINT), (1, signal.SIGINT)]
+    for batches, signum in kills:  # the 7th batch of the first epoch, then two more, ...
+        with monkeypatch.context() as patched:
+            stop_after(patched, batches, signum)
+            if signum == signal.SIGKILL:
+                with pytest.raises(Killed):
+                    command(words)
+            else:
+                assert command(words).code == 128 + signum
+        assert record(here / "runs" / "default")["status"] == "interrupted"
+    assert command(words).code == 0
+    continued = record(here / "runs" / "default")
+    assert without_times(continued) | {"config": None} == without_times(whole) | {"config": None}
+
+
+def test_batches_are_saved_in_between(command, here: Path, monkeypatch) -> None:
+    words = f"{ALL_OF_IT} checkpoint.every=5"
+    trained = []
+    real = run_module.Classifier.training_step
+
+    def counting(self, batch) -> None:
+        trained.append((self.current_epoch, self.done))
+        real(self, batch)
+
+    monkeypatch.setattr(run_module.Classifier, "training_step", counting)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 13 + 8, signal.SIGKILL)
+        with pytest.raises(Killed):
+            command(words)
+    assert trained[-1] == (1, 7)
+    trained.clear()
+    assert command(words).code == 0
+    assert trained[0] == (1, 5)
+    command(f"{ALL_OF_IT} name=whole")
+    runs = [without_times(record(here / "runs" / name)) | {"config": None} for name in ("default", "whole")]
+    assert runs[0] == runs[1]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(command, here: Path, monkeypatch) -> None:
+    words = f"{ALL_OF_IT} epochs=4"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3 * 13 + 2, signal.SIGINT)
+        assert command(words).code == 130
+    (last,) = here.glob("runs/default/*/last.ckpt")
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    result = command(words)
+    assert result.code == 0
+    assert "warning" in result.err
+    assert "last.ckpt: damaged" in result.err
+    command(f"{words} name=whole")
+    runs = [without_times(record(here / "runs" / name)) | {"config": None} for name in ("default", "whole")]
+    assert runs[0] == runs[1]
+
+
+def test_stopped_between_the_last_epoch_and_the_test(command, here: Path, monkeypatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise Killed
 

@@ -1,26 +1,41 @@
 """A chain of convolutions and a head of dense layers, as the documents draw them."""
 
 from collections import OrderedDict
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from torch import nn
 
-from cnnbench.schema import ConfigError
+from cnnbench.schema import ConfigError, nearest
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
 
 
 class Conv(TypedDict):
-    """One convolution with its ReLU and its max pooling."""
+    """One convolution, with the pooling behind it (document 4, 3.3 and 3.4)."""
 
     filters: int
     kernel_size: int
-    padding: str
-    """`same` or `valid`."""
-    pool: int
-    """Window and stride of the max pooling; 1 is none."""
+    stride: NotRequired[int]
+    """1 if it is not given."""
+    padding: NotRequired[int | Literal["same", "valid"]]
+    """`same` (the default; as in Keras, where a stride divides the size rounded up), `valid`, or a number of pixels."""
+    pool: NotRequired[int]
+    """Window of the pooling; 1, the default, is none."""
+    pool_stride: NotRequired[int]
+    """Step of the pooling; its window if it is not given."""
+    pooling: NotRequired[Literal["max", "avg"]]
 
 
 class PlainCNN(nn.Sequential):
-    """Convolutions, flatten, dense layers with ReLU, and a last dense layer to the classes.
+    """Convolutions, flatten, hidden dense layers, and a last dense layer to the classes.
 
     With the documents' layers (document 3, 4.2) on 3x32x32 images of ten classes it has 545,098 parameters.
 
@@ -29,34 +44,103 @@ class PlainCNN(nn.Sequential):
         classes: how many outputs.
         convs: the convolutions, first to last.
         dense: widths of the hidden dense layers.
+        activation: behind each convolution and hidden dense layer; a name of `ACTIVATIONS`.
+        batch_norm: batch normalization between each of these layers and its activation (Ioffe and Szegedy 2015).
+        batch_norm_affine: with a trainable scale and shift; document 4 writes it without.
+        dropout: probability with which an output of a hidden dense layer is dropped (document 4: 0.5).
+        conv_dropout: the same for whole channels behind each convolution.
 
     Raises:
-        ConfigError: a layer leaves nothing of the image; the message names it.
+        ConfigError: a layer has an unknown key, or leaves nothing of the image; the message names it.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, convs: list[Conv], dense: list[int]) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        convs: list[Conv],
+        dense: list[int],
+        activation: str = "relu",
+        batch_norm: bool = False,
+        batch_norm_affine: bool = True,
+        dropout: float = 0.0,
+        conv_dropout: float = 0.0,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"model.activation={activation}: not known.{nearest(activation, list(ACTIVATIONS))}")
+        for key, rate in (("dropout", dropout), ("conv_dropout", conv_dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(f"model.{key}={rate}: must be at least 0 and below 1.")
         channels, height, width = image_shape
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, conv in enumerate(convs):
-            filters, kernel, pool = conv["filters"], conv["kernel_size"], conv["pool"]
-            lost = 0 if conv["padding"] == "same" else kernel - 1
-            small = ((height - lost) // pool, (width - lost) // pool)
-            if min(small) < 1:
-                raise ConfigError(
-                    f"model.convs[{i}]: kernel_size {kernel} ({conv['padding']}) and pool {pool} leave nothing "
-                    f"of an image of {height}x{width}."
-                )
-            height, width = small
-            layers[f"conv{i + 1}"] = nn.Conv2d(channels, filters, kernel, padding=conv["padding"])
-            layers[f"relu{i + 1}"] = nn.ReLU(inplace=True)
-            if pool > 1:
-                layers[f"pool{i + 1}"] = nn.MaxPool2d(pool)
-            channels = filters
+            n = i + 1
+            for name, layer in _conv_layers(i, conv, channels, height, width).items():
+                layers[f"{name}{n}"] = layer
+                if name != "conv":
+                    continue
+                if batch_norm:
+                    layers[f"norm{n}"] = nn.BatchNorm2d(conv["filters"], affine=batch_norm_affine)
+                layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
+            if conv_dropout:
+                layers[f"dropout{n}"] = nn.Dropout2d(conv_dropout)
+            channels, (height, width) = conv["filters"], _size_after(i, conv, height, width)
         layers["flatten"] = nn.Flatten()
         features = channels * height * width
         for i, units in enumerate(dense):
             layers[f"dense{i + 1}"] = nn.Linear(features, units)
-            layers[f"dense_relu{i + 1}"] = nn.ReLU(inplace=True)
+            if batch_norm:
+                layers[f"dense_norm{i + 1}"] = nn.BatchNorm1d(units, affine=batch_norm_affine)
+            layers[f"dense_{activation}{i + 1}"] = ACTIVATIONS[activation]()
+            if dropout:
+                layers[f"dense_dropout{i + 1}"] = nn.Dropout(dropout)
             features = units
         layers["output"] = nn.Linear(features, classes)
         super().__init__(layers)
+
+
+def _conv_layers(i: int, conv: Conv, channels: int, height: int, width: int) -> dict[str, nn.Module]:
+    """The padding, where it is more than a number, the convolution, and its pooling."""
+    unknown = sorted(set(conv) - set(Conv.__annotations__))
+    if unknown:
+        raise ConfigError(
+            f"model.convs[{i}].{unknown[0]}: no such key.{nearest(unknown[0], list(Conv.__annotations__))}"
+        )
+    for key in ("filters", "kernel_size"):
+        if key not in conv:
+            raise ConfigError(f"model.convs[{i}].{key} is missing.")
+    kernel, stride, padding = conv["kernel_size"], conv.get("stride", 1), conv.get("padding", "same")
+    layers: dict[str, nn.Module] = {}
+    if padding == "same" and stride > 1:  # more on the right and below where it can't be even, as in Keras
+        across, down = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (width, height))
+        layers["pad"] = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
+        padding = 0
+    layers["conv"] = nn.Conv2d(channels, conv["filters"], kernel, stride, padding)
+    window, step = conv.get("pool", 1), conv.get("pool_stride", conv.get("pool", 1))
+    if window > 1 or step > 1:
+        pooling = conv.get("pooling", "max")
+        kinds = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+        if pooling not in kinds:
+            raise ConfigError(f"model.convs[{i}].pooling={pooling}: not known.{nearest(pooling, list(kinds))}")
+        layers["pool"] = kinds[pooling](window, step)
+    return layers
+
+
+def _size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
+    """Height and width behind the convolution and its pooling."""
+    kernel, stride, padding = conv["kernel_size"], conv.get("stride", 1), conv.get("padding", "same")
+    window, step = conv.get("pool", 1), conv.get("pool_stride", conv.get("pool", 1))
+    sizes = []
+    for size in (height, width):
+        if padding == "same":
+            behind = -(-size // stride)
+        else:
+            pad = 0 if padding == "valid" else int(padding)
+            behind = (size + 2 * pad - kernel) // stride + 1
+        sizes.append((behind - window) // step + 1)
+    if min(sizes) < 1:
+        raise ConfigError(
+            f"model.convs[{i}]: kernel_size {kernel}, stride {stride}, padding {padding} and pool {window} "
+            f"leave nothing of an image of {height}x{width}."
+        )
+    return sizes[0], sizes[1]
