@@ -1,7 +1,8 @@
 """How does a `_target_` of the config become an object? Its arguments are checked against its signature first."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
 from hydra.utils import get_object, instantiate
 
@@ -11,13 +12,17 @@ Spec = dict[str, Any]
 """A group's config: `_target_`, and the arguments of what it names. `_target_: null` is nothing at all."""
 
 
-def check(group: str, spec: Spec, given: tuple[str, ...]) -> None:
-    """Is there such a class, and does it take these arguments?
+def check(group: str, spec: Spec, given: tuple[str, ...], makes: Callable[[Any], bool], what: str) -> None:
+    """Is there such a class, is it one of this group's, and does it take these arguments?
+
+    A config can name any function there is on the machine; only what the group is for gets called.
 
     Args:
         group: the config group, for the message.
         spec: its config.
         given: names of the arguments that cnnbench passes itself, in their order.
+        makes: tells whether a class is one of the group's.
+        what: the group's classes in words.
 
     Raises:
         ConfigError: one line that names key and value.
@@ -31,8 +36,9 @@ def check(group: str, spec: Spec, given: tuple[str, ...]) -> None:
         target = get_object(name)
     except Exception:
         raise ConfigError(f"{group}._target_={name}: there is no such class.") from None
-    if not callable(target):
-        raise ConfigError(f"{group}._target_={name}: not a class or function.")
+    made = target if inspect.isclass(target) else _returned(target)
+    if not inspect.isclass(made) or not makes(made):
+        raise ConfigError(f"{group}._target_={name}: must be {what}, or a function declared to return one.")
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -45,6 +51,13 @@ def check(group: str, spec: Spec, given: tuple[str, ...]) -> None:
             raise ConfigError(f"{group}.{key} is missing: {name} needs it.")
 
 
+def _returned(function: Any) -> Any:
+    try:
+        return get_type_hints(function).get("return")
+    except Exception:  # no function, or annotations that don't resolve
+        return None
+
+
 def build(group: str, spec: Spec, *given: Any) -> Any:
     """The object: `_target_(*given, **arguments)`; None where `_target_` is null.
 
@@ -54,7 +67,7 @@ def build(group: str, spec: Spec, *given: Any) -> Any:
     if spec.get("_target_") is None:
         return None
     try:
-        return instantiate(spec, *given, _convert_="all")
+        return instantiate(spec, *given, _convert_="all", _recursive_=False)
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from filelock import FileLock
@@ -68,8 +69,11 @@ def load(data: Data) -> ImageSet:
     """
     try:
         read: Callable[[Data], ImageSet] = get_method(data._target_)
+        reads = get_type_hints(read).get("return") is ImageSet
     except Exception:
         raise ConfigError(f"data._target_={data._target_}: there is no such function.") from None
+    if not reads:
+        raise ConfigError(f"data._target_={data._target_}: must be declared to return a cnnbench.images.ImageSet.")
     return read(data)
 
 
@@ -151,6 +155,12 @@ def _check_md5(archive: Path, md5: str | None) -> None:
         )
 
 
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{needed / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free")
+
+
 def _download(url: str, archive: Path, md5: str | None) -> None:
     part = archive.with_name(f".{archive.name}.{os.getpid()}.part")
     created = not archive.parent.exists()
@@ -158,6 +168,7 @@ def _download(url: str, archive: Path, md5: str | None) -> None:
         with urllib.request.urlopen(url, timeout=30) as response:
             size = int(response.headers.get("Content-Length") or 0) or None
             archive.parent.mkdir(parents=True, exist_ok=True)
+            _check_space(archive.parent, size or 0)
             with part.open("wb") as file, bar(f"Downloading {url}", size) as advance:
                 while block := response.read(1 << 18):
                     file.write(block)
@@ -251,6 +262,7 @@ def _decode_all(root: Path, train: Listing, test: Listing, data: Data, cache: Pa
     first = root / next(iter(train.values()))[0][0]
     shape = decode(first, data.image_size, data.grayscale).shape
     total = sum(len(files) for listing in (train, test) for files in listing.values())
+    _check_space(cache, total * math.prod(shape))
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         new = Path(temporary) / content
         new.mkdir()

@@ -80,7 +80,8 @@ class Sweep:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        if self.visible:
+            self._progress.stop()
 
     @property
     def visible(self) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -117,27 +118,33 @@ def read(path: Path) -> Record:
     if record["status"] not in STATUSES:
         raise RecordError(f"{path}: status {record['status']!r}; must be one of {', '.join(STATUSES)}.")
     try:
-        _check_numbers(record)
-    except (KeyError, TypeError, ValueError) as error:
+        _check(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path}: edited or damaged ({type(error).__name__}: {error}).") from None
     return dict(record)
 
 
-def _check_numbers(record: Record) -> None:
+def _check(record: Record) -> None:
     """Touches all that a comparison reads."""
-    experiment(record["config"], record["data"]["fingerprint"])
+    config, data, best, test = record["config"], record["data"], record["best"], record["test"]
+    experiment(config, data["fingerprint"])
     numbers = [row[key] for row in record["history"] for key in HISTORY]
-    numbers += [record["config"]["seed"], *record["data"]["sizes"].values(), *record["data"]["shape"]]
-    if record["best"] is not None:
-        numbers += [record["best"][key] for key in ("epoch", "val_acc", "val_loss")]
-    if record["test"] is not None:
-        numbers += [record["test"][key] for key in ("acc", "loss")]
-    wrong = [number for number in numbers if not isinstance(number, int | float)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} is no number")
-    if record["status"] == "done" and (record["best"] is None or not record["history"]):
+    numbers += [config["seed"], *(data["sizes"][part] for part in ("train", "val", "test")), *data["shape"]]
+    numbers += [] if best is None else [best[key] for key in ("epoch", "val_acc", "val_loss")]
+    numbers += [] if test is None else [test[key] for key in ("acc", "loss")]
+    texts = [record["run_id"], data["name"], data["fingerprint"], *data["classes"], record["protocol"]["validation"]]
+    texts += [text for choice in record["choices"].items() for text in choice]
+    texts += [record["choices"]["optimizer"], *([] if record["error"] is None else [record["error"]])]
+    for number in numbers:
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{number!r} is no number")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no text")
+    if record["status"] == "done" and not (best and test and record["history"]):
         raise ValueError("done without a result")
-    dict(record["choices"]), record["protocol"]["validation"]
+    if not isinstance(config["data"]["root"], str | None) or not isinstance(config["data"]["limit"], int | None):
+        raise ValueError("data.root or data.limit is of the wrong type")
 
 
 def find(folder: Path) -> list[Path]:

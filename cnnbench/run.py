@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import platform
@@ -13,7 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cnnbench import checkpoint
@@ -43,6 +47,10 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
         logging.getLogger(_name + _suffix).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+class Busy(Exception):
+    """Another process is running this experiment."""
 
 
 class Interrupted(Exception):
@@ -72,10 +80,14 @@ def check_parts(config: Config, images: ImageSet) -> None:
     """
     if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
-    check("augment", config.augment, ("images", "generator"))
-    check("model", config.model, ("image_shape", "classes"))
-    check("optimizer", config.optimizer, ("params",))
-    check("scheduler", config.scheduler, ("optimizer",))
+    for group, spec, given, base in (
+        ("model", config.model, ("image_shape", "classes"), nn.Module),
+        ("optimizer", config.optimizer, ("params",), Optimizer),
+        ("scheduler", config.scheduler, ("optimizer",), LRScheduler),
+    ):
+        check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
+    augments = "a class whose objects are called with (images, generator)"
+    check("augment", config.augment, (), lambda made: "generator" in signature(made.__call__).parameters, augments)
     build("augment", config.augment)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     epoch_of(config, data)
@@ -113,6 +125,10 @@ def epoch_of(config: Config, data: ImageData) -> Epoch:
     return replace(epoch, accumulate=accumulate)
 
 
+def _is_a(base: type, made: type) -> bool:
+    return issubclass(made, base)
+
+
 def _optimizers(config: Config) -> Callable[[list[nn.Parameter]], Any]:
     def configure(parameters: list[nn.Parameter]) -> Any:
         optimizer = build("optimizer", config.optimizer, parameters)
@@ -128,24 +144,29 @@ def run(job: Job, images: ImageSet, screen: Sweep) -> Record:
     A run that fails or diverges is a result too: its record says so, and nothing is raised.
 
     Raises:
+        Busy: another process is at it.
         Interrupted: by Ctrl-C or SIGTERM; its record says so.
+        OSError: the disk is full or can't be written; what was there before is whole.
     """
     config = job.config
     folder = folder_of(job, images)
-    screen.start(folder.name, config.epochs)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)  # the system takes it back from a process that is gone
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        holding = lock.acquire()
+    except Timeout:
+        raise Busy(str(folder)) from None
+    with holding:
+        screen.start(folder.name, config.epochs)
+        try:
             before = finished(folder, config)
             if before is not None:
                 screen.say(f"{folder.name}: already {before['status']} (force=true runs it again)")
                 return before
             _set_aside(folder, config)
             return _Run(job, images, screen, folder).record()
-    except Timeout:
-        raise ConfigError(f"{folder}: another process is running this experiment.") from None
-    finally:
-        screen.finish()
+        finally:
+            screen.finish()
 
 
 def folder_of(job: Job, images: ImageSet) -> Path:
@@ -227,14 +248,20 @@ class _Run:
             except Diverged as error:
                 self._record |= {"status": "diverged", "error": str(error)}
             except BaseException as error:
-                if not received and isinstance(error, Exception):
-                    self._record |= {"status": "failed", "error": traceback.format_exc()}
-                elif not received:
+                if _is_the_disks(error) or not (received or isinstance(error, Exception)):
                     raise
+                if not received:
+                    self._record |= {"status": "failed", "error": self._explain(error)}
         self.save()
         if received:
             raise Interrupted(received[0])
         return self._record
+
+    def _explain(self, error: BaseException) -> str:
+        text = traceback.format_exc()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            text += f"Out of memory with batches of {batch_size(self.config)} images. Try a smaller batch_size.\n"
+        return text
 
     def _prepare(self) -> None:
         config, data = self.config, self.data
@@ -419,6 +446,18 @@ class _Keep(Checkpoint):
     def on_test_batch_end(self, *_: Any) -> None:
         if self._run.received:
             raise Interrupted(self._run.received[0])
+
+
+def _is_the_disks(error: BaseException) -> bool:
+    """No run after this one would fare better: the disk is full, gone, or not ours to write."""
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -16,6 +16,9 @@ from hydra.core.config_store import ConfigStore
 class ConfigError(Exception):
     """A config or data that can't be run. The message is one line for the person who typed it (exit code 2)."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 def nearest(word: str, allowed: list[str]) -> str:
     """The end of an error message: the nearest match, if there is one, and what is allowed."""

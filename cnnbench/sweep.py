@@ -1,6 +1,8 @@
 """Which runs are due, in which order, and what happens when one fails?"""
 
 import sys
+import time
+from collections import deque
 from pathlib import Path
 
 from cnnbench.compare import compare, show
@@ -8,7 +10,7 @@ from cnnbench.compose import Job
 from cnnbench.images import ImageSet
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
-from cnnbench.run import Interrupted, check_parts, folder_of, run
+from cnnbench.run import Busy, Interrupted, check_parts, folder_of, run
 
 
 def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
@@ -30,14 +32,30 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
         print(f"{len(jobs)} runs", file=sys.stderr)
     results: list[Record] = []
     code = 0
+    due = deque(zip(jobs, images, strict=True))
+    waiting: set[str] = set()
     with Sweep(len(jobs), sum(job.config.epochs for job in jobs)) as screen:
-        for job, its_images in zip(jobs, images, strict=True):
+        while due:
+            job, its_images = due.popleft()
             try:
                 result = run(job, its_images, screen)
+            except Busy as busy:  # last; by then it is done, or free to be gone on with
+                due.append((job, its_images))
+                if str(busy) not in waiting:
+                    screen.say(f"{busy}: another process is running it; waiting")
+                    waiting.add(str(busy))
+                elif len(waiting) == len(due):
+                    time.sleep(1)
+                continue
             except Interrupted as interrupted:
                 code = interrupted.exit_code
-                screen.say(f"Interrupted with {len(results)} of {len(jobs)} runs done. The same command goes on.")
+                screen.say(f"Interrupted with {len(results)} of {len(jobs)} runs ended. The same command goes on.")
                 break
+            except OSError as error:
+                code = 1
+                screen.say(f"Stopped with {len(results)} of {len(jobs)} runs ended: {error}. The same command goes on.")
+                break
+            waiting.discard(str(folder_of(job, its_images)))
             results.append(result)
             if len(jobs) > 1:
                 screen.say(_line(result))
