@@ -96,7 +96,8 @@ class Composer:
             rest = _words(o for o in overrides if o.key_or_group != "experiment")
             return [job for word in self._values(of_experiments[-1]) for job in self.jobs([*rest, word], multirun)]
 
-        hydra = self._compose(fixed).hydra
+        composed = self._compose(fixed)
+        hydra = composed.hydra
         sweep = {o.key_or_group: o for o in self._sweep_of_experiment(hydra)}
         if swept and not (multirun or hydra.mode == RunMode.MULTIRUN):
             word = swept[0].input_line
@@ -104,8 +105,10 @@ class Composer:
         for override in overrides:
             sweep.pop(override.key_or_group, None)
         sweep |= {o.key_or_group: o for o in swept}
+        if not sweep:
+            return [self._job(composed, fixed, ())]
         combinations = itertools.product(*(self._values(o) for o in sweep.values()))
-        return [self._job(fixed, combination) for combination in combinations]
+        return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
 
     def config(self, words: Iterable[str]) -> DictConfig:
         """The composed config of a single run, as it is printed by `--cfg job`."""
@@ -179,16 +182,14 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error)) from None
 
-    def _job(self, fixed: list[str], combination: tuple[str, ...]) -> Job:
-        words = [*fixed, *combination]
-        composed = self._compose(words)
+    def _job(self, composed: DictConfig, fixed: list[str], combination: tuple[str, ...]) -> Job:
         choices = composed.hydra.runtime.choices
         try:
             config = OmegaConf.to_object(_without_hydra(composed))
         except OmegaConfBaseException as error:
             raise ConfigError(_one_line(error)) from None
         assert isinstance(config, Config)
-        _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse(words)))
+        _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
         taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
         return Job(config, taken, combination)
 

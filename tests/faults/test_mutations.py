@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -96,7 +97,8 @@ def test_records(record: Any, cut: int | None) -> None:
         write(folder, made("optimizer=sgd"))
         (folder / "changed").mkdir()
         (folder / "changed" / "record.json").write_text(json.dumps(record)[:cut])
-        assert main(["compare", str(folder)]) == 0
+        with patch("cnnbench.compare._draw"):  # half a second; it reads nothing that the rest does not
+            assert main(["compare", str(folder)]) == 0
         assert "sgd" in (folder / "comparison.csv").read_text()
     finally:
         shutil.rmtree(folder)
@@ -122,7 +124,7 @@ ELSEWHERE = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=25)
 @given(a=CHANGES, b=CHANGES, elsewhere=ELSEWHERE, order=st.randoms(use_true_random=False))
 def test_identity(a: dict[str, str], b: dict[str, str], elsewhere: dict[str, str], order: Any) -> None:
     """Two experiments have two ids; one has one, in whatever order and wherever it runs."""
