@@ -163,6 +163,8 @@ def run(job: Job, images: ImageSet, screen: Sweep) -> Record:
             if before is not None:
                 screen.say(f"{folder.name}: already {before['status']} (force=true runs it again)")
                 return before
+            for torn in folder.glob(".*.*"):  # what a killed process was writing
+                torn.unlink()
             _set_aside(folder, config)
             return _Run(job, images, screen, folder).record()
         finally:
