@@ -8,12 +8,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Optimizer
 
+from cnnbench import regularize
 from cnnbench.data import AUGMENT, LAYERS, Augment, Batch, derived_seed
+from cnnbench.schedule import Schedule
+from cnnbench.schema import Regularizer
 
 Row = dict[str, float]
 """What is known of an epoch; the names are in `record.HISTORY`."""
@@ -66,6 +68,23 @@ class Epoch:
         return (index + 1) % self.accumulate == 0 or index + 1 == self.batches
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What moves the parameters."""
+
+    make_optimizer: Callable[[nn.Module], Optimizer]
+    make_schedule: Callable[[Optimizer], Schedule]
+    loss: Callable[..., Tensor]
+    """`loss(logits, labels)`: the mean over a batch."""
+    validation_loss: Callable[..., Tensor]
+    """`validation_loss(logits, labels, reduction="sum")`, without label smoothing."""
+    regularizer: Regularizer
+    clip: float | None = None
+    """Largest norm of a step's gradient."""
+    max_step: float | None = None
+    """Largest length of a step's change of the parameters."""
+
+
 class Classifier(pl.LightningModule):
     """Trains `model` to name the class of an image.
 
@@ -73,23 +92,19 @@ class Classifier(pl.LightningModule):
 
     Args:
         model: takes bytes (images, channels, height, width) and gives logits (images, classes).
-        configure: makes what Lightning's `configure_optimizers` returns from the parameters.
+        recipe: what moves the parameters.
+        epoch: batches and steps.
         augment: changes the training images, or None.
         seed: of the run.
-        epoch: batches and steps.
-        clip: largest norm of a step's gradient, or None.
-        max_step: largest length of a step's change of the parameters, or None.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        configure: Callable[[list[nn.Parameter]], Any],
+        recipe: Recipe,
+        epoch: Epoch,
         augment: Augment | None,
         seed: int,
-        epoch: Epoch,
-        clip: float | None = None,
-        max_step: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -98,14 +113,20 @@ class Classifier(pl.LightningModule):
         """A row for each finished epoch."""
         self.confusion: Tensor
         """After a test: images by true class (rows) and predicted class (columns)."""
-        self._configure, self._augment, self._seed, self._epoch = configure, augment, seed, epoch
-        self._clip, self._max_step = clip, max_step
+        self.schedule: Schedule
+        """Moves the learning rate; made with the optimizer."""
+        self._recipe, self._epoch, self._augment, self._seed = recipe, epoch, augment, seed
+        self._moved: list[Tensor] = list(model.parameters())
+        self._weights = list(regularize.penalised(model).values())
+        self._penalty = recipe.regularizer if recipe.regularizer.l1 or recipe.regularizer.l2 else None
         self._unfinished: dict[str, Any] | None = None
         """The state of an epoch in whose middle a run was stopped, until that epoch goes on."""
 
-    def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule."""
-        return self._configure(list(self.model.parameters()))
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer; its schedule is our own affair."""
+        optimizer = self._recipe.make_optimizer(self.model)
+        self.schedule = self._recipe.make_schedule(optimizer)
+        return optimizer
 
     # Training
 
@@ -115,6 +136,7 @@ class Classifier(pl.LightningModule):
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derived_seed(self._seed, AUGMENT, self.current_epoch))
         self._losses = torch.zeros(self._epoch.batches, device=self.device)
+        self._penalties = torch.zeros((), device=self.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._sizes: list[int] = []
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -135,9 +157,14 @@ class Classifier(pl.LightningModule):
         if self._augment is not None:
             images = self._augment(images, self._generator)
         logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = self._recipe.loss(logits, labels)
+        total = loss
+        if self._penalty is not None:
+            penalty = regularize.penalty(self._penalty, self._weights)
+            self._penalties += penalty.detach() * len(labels)
+            total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
-        self.manual_backward(loss if weight == 1 else loss * weight)
+        self.manual_backward(total if weight == 1 else total * weight)
         if self._epoch.is_last(index):
             self._step(optimizer)
         self._losses[index] = loss.detach()
@@ -145,20 +172,18 @@ class Classifier(pl.LightningModule):
         self._sizes.append(len(labels))
 
     def _step(self, optimizer: LightningOptimizer) -> None:
-        parameters: list[Tensor] = list(self.model.parameters())
-        if self._clip is not None:
-            nn.utils.clip_grad_norm_(parameters, self._clip)
-        if self._max_step is None:
-            optimizer.step()
-            return
-        before = [parameter.detach().clone() for parameter in parameters]
+        recipe, parameters = self._recipe, self._moved
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        before = None if recipe.max_step is None else [parameter.detach().clone() for parameter in parameters]
+        if recipe.regularizer.weight_decay:
+            shrink = 1 - optimizer.param_groups[0]["lr"] * recipe.regularizer.weight_decay
+            with torch.no_grad():
+                torch._foreach_mul_(self._weights, shrink)
         optimizer.step()
-        with torch.no_grad():
-            change = [new - old for new, old in zip(parameters, before, strict=True)]
-            length = torch.stack([moved.norm() for moved in change]).norm()
-            shorter = (self._max_step / length).clamp(max=1.0)  # no look at the device
-            for parameter, old, moved in zip(parameters, before, change, strict=True):
-                parameter.copy_(old + moved * shorter)
+        if before is not None and recipe.max_step is not None:
+            _shorten(parameters, before, recipe.max_step)
+        self.schedule.after_step()
 
     @property
     def done(self) -> int:
@@ -189,7 +214,7 @@ class Classifier(pl.LightningModule):
                 "epoch": self.current_epoch + 1,
                 "train_loss": float(losses @ torch.tensor(self._sizes, dtype=torch.float64)) / epoch.images,
                 "train_acc": int(self._correct) / epoch.images,
-                "penalty": 0.0,
+                "penalty": float(self._penalties) / epoch.images,
                 "val_loss": self._val_loss,
                 "val_acc": self._val_acc,
                 "lr": self._lr,
@@ -198,9 +223,7 @@ class Classifier(pl.LightningModule):
                 "images_per_second": epoch.images / self._seconds,
             }
         )
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+        self.schedule.after_epoch(self._val_loss)
 
     # Evaluation
 
@@ -240,7 +263,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self.model(images).float()
         classes = logits.shape[1]
-        self._loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+        self._loss_sum += self._recipe.validation_loss(logits, labels, reduction="sum")
         counts = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
         self.confusion = counts if len(self.confusion) == 0 else self.confusion + counts
 
@@ -261,6 +284,7 @@ class Classifier(pl.LightningModule):
             "epoch": {
                 "losses": self._losses,
                 "correct": self._correct,
+                "penalties": self._penalties,
                 "sizes": self._sizes,
                 "lr": self._lr,
                 "seconds": self._seconds + time.perf_counter() - self._started,
@@ -278,6 +302,7 @@ class Classifier(pl.LightningModule):
 
     def _resume_epoch(self, state: dict[str, Any]) -> None:
         self._losses, self._correct = state["losses"].to(self.device), state["correct"].to(self.device)
+        self._penalties = state["penalties"].to(self.device)
         self._sizes, self._lr, self._seconds = state["sizes"], state["lr"], state["seconds"]
         for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device)
@@ -285,3 +310,13 @@ class Classifier(pl.LightningModule):
         torch.set_rng_state(state["random"].cpu())
         if state["random_gpu"] is not None:
             torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
+
+
+def _shorten(parameters: list[Tensor], before: list[Tensor], longest: float) -> None:
+    """Takes back what a step was too long, all parameters together; no look at the device."""
+    with torch.no_grad():
+        change = [new - old for new, old in zip(parameters, before, strict=True)]
+        length = torch.stack([moved.norm() for moved in change]).norm()
+        shorter = (longest / length).clamp(max=1.0)
+        for parameter, old, moved in zip(parameters, before, change, strict=True):
+            parameter.copy_(old + moved * shorter)

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnnbench import checkpoint
+from cnnbench import checkpoint, regularize
 from cnnbench import record as records
 from cnnbench.build import build
 from cnnbench.data import Normalize
 from cnnbench.images import decode
-from cnnbench.schema import ConfigError
+from cnnbench.schema import ConfigError, Regularizer
 
 
 def load(run_folder: str | Path) -> nn.Module:
@@ -63,9 +63,10 @@ def _record(folder: Path) -> records.Record:
 
 def _model(folder: Path, record: records.Record) -> nn.Module:
     data = record["data"]
+    spec = regularize.put_in(Regularizer(**record["config"]["regularizer"]), record["config"]["model"])
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
-    model.add_module("network", build("model", record["config"]["model"], tuple(data["shape"]), len(data["classes"])))
+    model.add_module("network", build("model", spec, tuple(data["shape"]), len(data["classes"])))
     try:
         model.load_state_dict(checkpoint.read(folder / "best.ckpt")["model"])
     except checkpoint.Damaged as error:

@@ -11,12 +11,11 @@ import subprocess
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,17 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from cnnbench import checkpoint
+from cnnbench import checkpoint, parts, regularize
 from cnnbench import record as records
-from cnnbench.build import build, check
+from cnnbench.build import build
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
-from cnnbench.module import Classifier, Diverged, Epoch
+from cnnbench.module import Classifier, Diverged, Recipe
 from cnnbench.progress import REFRESH, Sweep
 from cnnbench.record import Record
-from cnnbench.schema import Config, ConfigError
+from cnnbench.schema import Config
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
@@ -63,79 +60,6 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
-
-
-def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network alone, with new weights."""
-    network = build("model", config.model, image_shape, classes)
-    assert isinstance(network, nn.Module)
-    return network
-
-
-def check_parts(config: Config, images: ImageSet) -> None:
-    """Builds what the config names, without weights, and sends one image through it.
-
-    Raises:
-        ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the images.
-    """
-    if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
-    for group, spec, given, base in (
-        ("model", config.model, ("image_shape", "classes"), nn.Module),
-        ("optimizer", config.optimizer, ("params",), Optimizer),
-        ("scheduler", config.scheduler, ("optimizer",), LRScheduler),
-    ):
-        check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
-    augments = "a class whose objects are called with (images, generator)"
-    check("augment", config.augment, (), lambda made: "generator" in signature(made.__call__).parameters, augments)
-    build("augment", config.augment)
-    data = ImageData(images, config.data, batch_size(config), config.seed)
-    epoch_of(config, data)
-    with torch.device("meta"):
-        network = make_model(config, data.image_shape, len(images.classes))
-        network.eval()
-        try:
-            logits = network(torch.zeros(1, *data.image_shape))
-        except RuntimeError as error:
-            shape = "x".join(map(str, data.image_shape))
-            raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
-        if logits.shape != (1, len(images.classes)):
-            raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
-    _optimizers(config)([nn.Parameter(torch.zeros(1))])
-
-
-def batch_size(config: Config) -> int:
-    """Images in a batch: the update's own, or else the top-level one."""
-    return config.update.batch_size or config.batch_size
-
-
-def epoch_of(config: Config, data: ImageData) -> Epoch:
-    """Batches and steps of an epoch.
-
-    Raises:
-        ConfigError: a step would need more batches than an epoch has.
-    """
-    epoch = Epoch(data.sizes["train"], batch_size(config), 1, config.update.reduction)
-    accumulate = config.update.accumulate or epoch.batches
-    if accumulate > epoch.batches:
-        raise ConfigError(
-            f"update.accumulate={accumulate}: an epoch has {epoch.batches} batches of {epoch.batch_size} images. "
-            f"update=full_batch takes all of them."
-        )
-    return replace(epoch, accumulate=accumulate)
-
-
-def _is_a(base: type, made: type) -> bool:
-    return issubclass(made, base)
-
-
-def _optimizers(config: Config) -> Callable[[list[nn.Parameter]], Any]:
-    def configure(parameters: list[nn.Parameter]) -> Any:
-        optimizer = build("optimizer", config.optimizer, parameters)
-        scheduler = build("scheduler", config.scheduler, optimizer)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    return configure
 
 
 def run(job: Job, images: ImageSet, screen: Sweep) -> Record:
@@ -213,7 +137,7 @@ class _Run:
 
     def record(self) -> Record:
         config, images = self.config, self.images
-        self.data = ImageData(images, config.data, batch_size(config), config.seed)
+        self.data = ImageData(images, config.data, parts.batch_size(config), config.seed)
         self._record: Record = {
             "schema_version": records.SCHEMA_VERSION,
             "run_id": self.folder.name,
@@ -224,6 +148,7 @@ class _Run:
                 "validation": config.data.val,
                 "selection": "highest validation accuracy, the first of equals",
                 "test": "once, with the selected epoch's weights",
+                "regularized": {},
             },
             "data": {
                 "name": self.job.choices["data"],
@@ -262,7 +187,7 @@ class _Run:
     def _explain(self, error: BaseException) -> str:
         text = traceback.format_exc()
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            text += f"Out of memory with batches of {batch_size(self.config)} images. Try a smaller batch_size.\n"
+            text += f"Out of memory with batches of {parts.batch_size(self.config)} images. Try a smaller batch_size.\n"
         return text
 
     def _prepare(self) -> None:
@@ -271,9 +196,10 @@ class _Run:
             torch.set_num_threads(config.hardware.threads)
         _keep_freed_memory()
         pl.seed_everything(config.seed, verbose=False)
-        network = make_model(config, data.image_shape, len(self.images.classes))
+        network = parts.make_model(config, data.image_shape, len(self.images.classes))
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
         self._record["data"] |= {"mean": mean, "deviation": deviation}
+        self._record["protocol"]["regularized"] = regularize.describe(config.regularizer, network)
         self._record["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
         model = nn.Sequential()
         model.add_module("normalize", Normalize(mean, deviation, config.hardware.channels_last))
@@ -281,10 +207,17 @@ class _Run:
         if config.hardware.channels_last:
             model = model.to(memory_format=torch.channels_last)
         augment = build("augment", config.augment)
-        self.epoch = epoch_of(config, data)
-        self.module = Classifier(
-            model, _optimizers(config), augment, config.seed, self.epoch, config.clip, config.update.max_step
+        self.epoch = parts.epoch_of(config, data)
+        recipe = Recipe(
+            make_optimizer=partial(parts.make_optimizer, config),
+            make_schedule=partial(parts.make_schedule, config, self.epoch),
+            loss=parts.make_loss(config, training=True),
+            validation_loss=parts.make_loss(config, training=False),
+            regularizer=config.regularizer,
+            clip=config.clip,
+            max_step=config.update.max_step,
         )
+        self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
 
     def _train_and_test(self) -> None:
         config, folder, module = self.config, self.folder, self.module
@@ -368,11 +301,11 @@ class _Run:
     def checkpoint(self, trainer: pl.Trainer) -> None:
         """Keeps all that is needed to go on from here."""
         module, epochs = self.module, len(self.module.history)
-        (optimizer,), schedulers = trainer.optimizers, module.lr_schedulers()
+        (optimizer,) = trainer.optimizers
         state = {
             "model": module.model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "scheduler": schedulers.state_dict() if isinstance(schedulers, LRScheduler) else None,
+            "schedule": module.schedule.state_dict(),
             "stop": self.stop.state_dict() if self.stop else None,
             "module": module.state(),
             "ended": epochs > trainer.current_epoch and (trainer.should_stop or epochs == self.config.epochs),
@@ -383,9 +316,7 @@ class _Run:
         """Takes back what `checkpoint` kept."""
         self.module.model.load_state_dict(state["model"])
         trainer.optimizers[0].load_state_dict(state["optimizer"])
-        schedulers = self.module.lr_schedulers()
-        if isinstance(schedulers, LRScheduler):
-            schedulers.load_state_dict(state["scheduler"])
+        self.module.schedule.load_state_dict(state["schedule"])
         if self.stop:
             self.stop.load_state_dict(state["stop"])
 

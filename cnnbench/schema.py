@@ -70,7 +70,33 @@ class Data:
 
 @dataclass
 class Regularizer:
-    """What is added to the loss. Filled in by the options of the group; nothing by default."""
+    """What keeps the model from learning by heart. Options add up: regularizer=[l2,dropout]. Nothing by default.
+
+    Penalties and decay are for the weights of convolutions and dense layers, not for biases and normalizations.
+    """
+
+    l1: float = 0.0
+    """l1 * sum |w| is added to the loss."""
+    l2: float = 0.0
+    """l2 * sum w^2 is added to the loss (document 4's convention)."""
+    l2_half: bool = False
+    """l2/2 * sum w^2 instead (document 2's convention)."""
+    weight_decay: float = 0.0
+    """Before each step w <- w - lr * weight_decay * w."""
+    dropout: float = 0.0
+    """Given to the model as its `dropout`."""
+    batch_norm: bool = False
+    """Given to the model as its `batch_norm`."""
+    label_smoothing: float = 0.0
+    """The share of a label that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        for key in ("l1", "l2", "weight_decay"):
+            value = getattr(self, key)
+            _check(math.isfinite(value) and value >= 0, f"regularizer.{key}", value, "at least 0")
+        for key in ("dropout", "label_smoothing"):
+            value = getattr(self, key)
+            _check(0 <= value < 1, f"regularizer.{key}", value, "at least 0 and below 1")
 
 
 @dataclass
@@ -158,6 +184,8 @@ class Config:
     hardware: Hardware = field(default_factory=Hardware)
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
+    loss: str = "cross_entropy"
+    """`cross_entropy`, or `squared_error` (document 2, 3.1) between one-hot labels and the softmax."""
     epochs: int = 50
     """Passes over the training images."""
     batch_size: int = 128
@@ -178,6 +206,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
+        _check(self.loss in ("cross_entropy", "squared_error"), "loss", self.loss, "cross_entropy or squared_error")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")

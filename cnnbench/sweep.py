@@ -8,9 +8,10 @@ from pathlib import Path
 from cnnbench.compare import compare, show
 from cnnbench.compose import Job
 from cnnbench.images import ImageSet
+from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
-from cnnbench.run import Busy, Interrupted, check_parts, folder_of, run
+from cnnbench.run import Busy, Interrupted, folder_of, run
 
 
 def run_all(jobs: list[Job], images: list[ImageSet]) -> int:

@@ -5,7 +5,7 @@ import torch
 
 from cnnbench.compose import config_source
 from cnnbench.models import PlainCNN
-from cnnbench.run import make_model
+from cnnbench.parts import make_model
 from cnnbench.schema import ConfigError
 
 

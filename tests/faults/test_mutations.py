@@ -16,7 +16,7 @@ from cnnbench import record as records
 from cnnbench.cli import main
 from cnnbench.compose import CONF, GROUPS, config_source
 from cnnbench.images import digits
-from cnnbench.run import check_parts
+from cnnbench.parts import check_parts
 from cnnbench.schema import ConfigError, Data
 
 QUICK = settings(

@@ -1,0 +1,162 @@
+"""Which parts does a config name, and do they fit together?"""
+
+import inspect
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import get_object
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from cnnbench import regularize
+from cnnbench.build import Spec, build, check
+from cnnbench.data import ImageData
+from cnnbench.images import ImageSet
+from cnnbench.module import Epoch
+from cnnbench.schedule import Schedule
+from cnnbench.schema import Config, ConfigError
+
+
+def check_parts(config: Config, images: ImageSet) -> None:
+    """Builds what the config names, without weights, and sends one image through it.
+
+    Raises:
+        ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the rest.
+    """
+    if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
+    for group, spec, given, base in (
+        ("model", config.model, ("image_shape", "classes"), nn.Module),
+        ("optimizer", config.optimizer, ("params",), Optimizer),
+        ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
+    ):
+        check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
+    augments = "a class whose objects are called with (images, generator)"
+    check("augment", config.augment, (), _augments, augments)
+    build("augment", config.augment)
+    data = ImageData(images, config.data, batch_size(config), config.seed)
+    with torch.device("meta"):
+        network = make_model(config, data.image_shape, len(images.classes))
+        network.eval()
+        try:
+            logits = network(torch.zeros(1, *data.image_shape))
+        except RuntimeError as error:
+            shape = "x".join(map(str, data.image_shape))
+            raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
+        if logits.shape != (1, len(images.classes)):
+            raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
+    optimizer = make_optimizer(config, nn.Linear(1, 1))
+    epoch = epoch_of(config, data)
+    schedule = make_schedule(config, epoch, optimizer)
+    try:  # some schedulers look at their arguments only when they step
+        optimizer.step()
+        for _ in range(epoch.steps):
+            schedule.after_step()
+        schedule.after_epoch(1.0)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
+
+
+def _is_a(base: type, made: type) -> bool:
+    return issubclass(made, base)
+
+
+def _augments(made: type) -> bool:
+    return "generator" in inspect.signature(made.__call__).parameters
+
+
+def batch_size(config: Config) -> int:
+    """Images in a batch: the update's own, or else the top-level one."""
+    return config.update.batch_size or config.batch_size
+
+
+def epoch_of(config: Config, data: ImageData) -> Epoch:
+    """Batches and steps of an epoch.
+
+    Raises:
+        ConfigError: a step would need more batches than an epoch has.
+    """
+    epoch = Epoch(data.sizes["train"], batch_size(config), 1, config.update.reduction)
+    accumulate = config.update.accumulate or epoch.batches
+    if accumulate > epoch.batches:
+        raise ConfigError(
+            f"update.accumulate={accumulate}: an epoch has {epoch.batches} batches of {epoch.batch_size} images. "
+            f"update=full_batch takes all of them."
+        )
+    return replace(epoch, accumulate=accumulate)
+
+
+def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network alone, with new weights."""
+    network = build("model", regularize.put_in(config.regularizer, config.model), image_shape, classes)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
+    """What moves the model's parameters."""
+    optimizer = build("optimizer", config.optimizer, list(model.parameters()))
+    assert isinstance(optimizer, Optimizer)
+    return optimizer
+
+
+_FILLED = ("T_max", "total_steps", "max_lr")
+"""Arguments of schedulers that the run knows: the length in the scheduler's own unit, and the learning rate."""
+
+
+def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedule:
+    """What moves the learning rate.
+
+    Raises:
+        ConfigError: the warm-up leaves nothing of the run, or the scheduler refuses its arguments.
+    """
+    interval, warmup = config.scheduler.get("interval", "epoch"), config.scheduler.get("warmup", 0)
+    if interval not in ("epoch", "step"):
+        raise ConfigError(f"scheduler.interval={interval}: must be epoch or step.")
+    if isinstance(warmup, bool) or not isinstance(warmup, int | float) or not 0 <= warmup < config.epochs:
+        raise ConfigError(f"scheduler.warmup={warmup}: must be at least 0 and less than epochs={config.epochs}.")
+    warm_steps = round(warmup * epoch.steps)
+    spec = _scheduler_spec(config)
+    if spec.get("_target_") is None:
+        return Schedule(optimizer, None, False, warm_steps, epoch.steps)
+    whole = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
+    known = {"T_max": int(whole), "total_steps": int(whole), "max_lr": config.lr}
+    takes = inspect.signature(get_object(spec["_target_"])).parameters
+    spec |= {key: value for key, value in known.items() if key in takes and spec.get(key) is None}
+    try:
+        scheduler = build("scheduler", spec, optimizer)
+    except ZeroDivisionError:
+        scheduler = None
+    if not isinstance(scheduler, LRScheduler) or whole < 1:
+        raise ConfigError(f"scheduler: {spec['_target_']} has no use for {int(whole)} {interval}s.")
+    return Schedule(optimizer, scheduler, interval == "step", warm_steps, epoch.steps)
+
+
+def _scheduler_spec(config: Config) -> Spec:
+    return {key: value for key, value in config.scheduler.items() if key not in ("interval", "warmup")}
+
+
+def make_loss(config: Config, training: bool) -> partial[Tensor]:
+    """`loss(logits, labels, reduction=...)`; label smoothing is for training alone."""
+    smoothing = config.regularizer.label_smoothing if training else 0.0
+    if config.loss == "squared_error":
+        return partial(squared_error, label_smoothing=smoothing)
+    return partial(F.cross_entropy, label_smoothing=smoothing)
+
+
+def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+    """Document 2, 3.1: (y - y_hat)^2, summed over classes; y one-hot (smoothed), y_hat the softmax of the logits.
+
+    Args:
+        logits: (images, classes).
+        labels: (images,).
+        reduction: `mean` over images, or `sum`.
+        label_smoothing: the share of y that is spread over all classes.
+    """
+    classes = logits.shape[1]
+    target = F.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+    errors = (target - logits.float().softmax(1)).square().sum(1)
+    return errors.sum() if reduction == "sum" else errors.mean()
