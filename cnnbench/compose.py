@@ -33,6 +33,9 @@ KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 _OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
 """Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
 
+_SUMS = ("augment", "regularizer")
+"""Groups of which several options may be taken together: regularizer=[l2,dropout]."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -150,7 +153,7 @@ class Composer:
                 return
             if override.is_delete() or None in values:
                 raise ConfigError(f"{word}: {key} can't be empty. Allowed: {', '.join(self.options[key])}.")
-            if isinstance(override.value(), list) and key != "regularizer":
+            if isinstance(override.value(), list) and key not in _SUMS:
                 raise ConfigError(f"{word}: {key} takes one option. Allowed: {', '.join(self.options[key])}.")
             for value in values:
                 if str(value) not in self.options[key]:
@@ -190,6 +193,10 @@ class Composer:
             raise ConfigError(_one_line(error)) from None
         assert isinstance(config, Config)
         _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
+        if config.size == "small":
+            small = config.small
+            config.data.limit = min(config.data.limit or small.limit, small.limit)
+            config.epochs = min(config.epochs, small.epochs)
         taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
         return Job(config, taken, combination)
 

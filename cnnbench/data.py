@@ -17,10 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from cnnbench.images import Bytes, ImageSet, Labels
 from cnnbench.schema import ConfigError, Data
 
-Batch = tuple[Tensor, Tensor]
-"""Images (n, channels, height, width), uint8, and labels (n,), int64."""
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (n, channels, height, width), uint8; labels (n,), int64; positions in the image set (n,), int64."""
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -29,7 +27,7 @@ def derived_seed(seed: int, *path: int) -> int:
 
 
 # Uses of `derived_seed`.
-_SPLIT, _ORDER, AUGMENT, LAYERS = range(4)
+_SPLIT, _ORDER, AUGMENT, LAYERS, MIRROR = range(5)
 
 
 @dataclass(frozen=True)
@@ -141,18 +139,18 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for positions in torch.split(self._order().to(self._images.device), self._size):
             pixels = self._images.index_select(0, positions)  # many times faster than [positions]
-            yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions)
+            yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions), positions
 
 
-class _OnDisk(Dataset[tuple[Bytes, int]]):
+class _OnDisk(Dataset[tuple[Bytes, int, int]]):
     def __init__(self, images: Bytes, labels: Labels) -> None:
         self._images, self._labels = images, labels
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, position: int) -> tuple[Bytes, int]:
-        return self._images[position].transpose(2, 0, 1), int(self._labels[position])
+    def __getitem__(self, position: int) -> tuple[Bytes, int, int]:
+        return self._images[position].transpose(2, 0, 1), int(self._labels[position]), position
 
 
 class _Order:
@@ -182,7 +180,7 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
         self.split = split(images, data, seed)
-        self._tensors: dict[str, Batch] = {}
+        self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
         self.skip = 0
         """Batches of the next epoch that were trained on before the run was stopped."""
         self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
@@ -193,7 +191,7 @@ class ImageData(pl.LightningDataModule):
         _, height, width, channels = self._images.train.shape
         return channels, height, width
 
-    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         """Shuffled batches, in an order that seed and epoch fix."""
         positions, skip = torch.from_numpy(self.split.train), self.skip * self._batch_size
         self.skip = 0
@@ -205,21 +203,21 @@ class ImageData(pl.LightningDataModule):
 
         return self._batches("train", order, self._batch_size, len(positions) - skip)
 
-    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         """The validation images, in large batches."""
         return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
 
-    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int]]:
+    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         """The test images, in large batches."""
         return self._evaluation("test", self.split.test)
 
-    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, int]]:
+    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         size = max(self._batch_size, min(1000, (1 << 22) // int(np.prod(self.image_shape))))
         return self._batches(source, lambda: torch.from_numpy(positions), size, len(positions))
 
     def _batches(
         self, source: str, order: Callable[[], Tensor], size: int, count: int
-    ) -> Batches | DataLoader[tuple[Bytes, int]]:
+    ) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         images, labels = (
             (self._images.train, self._images.train_labels)
             if source == "train"

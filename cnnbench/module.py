@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnnbench import regularize
-from cnnbench.data import AUGMENT, LAYERS, Augment, Batch, derived_seed
+from cnnbench.augment import Augmentation, mixing
+from cnnbench.data import AUGMENT, LAYERS, Batch, derived_seed
 from cnnbench.schedule import Schedule
 from cnnbench.schema import Regularizer
 
@@ -83,6 +84,8 @@ class Recipe:
     """Largest norm of a step's gradient."""
     max_step: float | None = None
     """Largest length of a step's change of the parameters."""
+    mixup: float = 0.0
+    """Mixup's alpha; 0 is none."""
 
 
 class Classifier(pl.LightningModule):
@@ -103,7 +106,7 @@ class Classifier(pl.LightningModule):
         model: nn.Module,
         recipe: Recipe,
         epoch: Epoch,
-        augment: Augment | None,
+        augment: Augmentation | None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -148,16 +151,21 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> None:
         """Adds the gradient of a batch's mean cross-entropy, and moves the parameters when the step is complete."""
-        images, labels = batch
+        images, labels, positions = batch
         index = len(self._sizes)  # Lightning counts from 0 again in an epoch that is gone on with
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self._epoch.is_first(index):
             optimizer.zero_grad()
         if self._augment is not None:
-            images = self._augment(images, self._generator)
-        logits = self.model(images)
-        loss = self._recipe.loss(logits, labels)
+            images = self._augment(images, positions, self.current_epoch, self._generator)
+        if self._recipe.mixup:
+            share, partner = mixing(len(labels), self._recipe.mixup, self._generator)
+            logits = self.model(torch.lerp(images[partner].float(), images.float(), share))
+            loss = share * self._recipe.loss(logits, labels) + (1 - share) * self._recipe.loss(logits, labels[partner])
+        else:
+            logits = self.model(images)
+            loss = self._recipe.loss(logits, labels)
         total = loss
         if self._penalty is not None:
             penalty = regularize.penalty(self._penalty, self._weights)
@@ -260,7 +268,7 @@ class Classifier(pl.LightningModule):
         self.confusion = torch.zeros(0, dtype=torch.int64, device=self.device)
 
     def _evaluate(self, batch: Batch) -> None:
-        images, labels = batch
+        images, labels, _ = batch
         logits = self.model(images).float()
         classes = logits.shape[1]
         self._loss_sum += self._recipe.validation_loss(logits, labels, reduction="sum")

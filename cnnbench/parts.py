@@ -34,9 +34,6 @@ def check_parts(config: Config, images: ImageSet) -> None:
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
-    augments = "a class whose objects are called with (images, generator)"
-    check("augment", config.augment, (), _augments, augments)
-    build("augment", config.augment)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     with torch.device("meta"):
         network = make_model(config, data.image_shape, len(images.classes))
@@ -62,10 +59,6 @@ def check_parts(config: Config, images: ImageSet) -> None:
 
 def _is_a(base: type, made: type) -> bool:
     return issubclass(made, base)
-
-
-def _augments(made: type) -> bool:
-    return "generator" in inspect.signature(made.__call__).parameters
 
 
 def batch_size(config: Config) -> int:

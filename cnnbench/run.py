@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +31,14 @@ from torch import nn
 
 from cnnbench import checkpoint, parts, regularize
 from cnnbench import record as records
-from cnnbench.build import build
+from cnnbench.augment import Augmentation
 from cnnbench.compose import Job
-from cnnbench.data import ImageData, Normalize, statistics
+from cnnbench.data import MIRROR, ImageData, Normalize, derived_seed, statistics
 from cnnbench.images import ImageSet
 from cnnbench.module import Classifier, Diverged, Recipe
 from cnnbench.progress import REFRESH, Sweep
 from cnnbench.record import Record
-from cnnbench.schema import Config
+from cnnbench.schema import Augment, Config
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
@@ -206,7 +206,10 @@ class _Run:
         model.add_module("network", network)
         if config.hardware.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        augment = build("augment", config.augment)
+        augment = None
+        if replace(config.augment, mixup=0) != Augment():
+            seed = derived_seed(config.seed, MIRROR)
+            augment = Augmentation(config.augment, len(self.images.train), mean, seed)
         self.epoch = parts.epoch_of(config, data)
         recipe = Recipe(
             make_optimizer=partial(parts.make_optimizer, config),
@@ -216,6 +219,7 @@ class _Run:
             regularizer=config.regularizer,
             clip=config.clip,
             max_step=config.update.max_step,
+            mixup=config.augment.mixup,
         )
         self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
 

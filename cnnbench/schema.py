@@ -1,6 +1,6 @@
 """Which configs are legal? The keys, their types, their ranges; `conf/` holds the values.
 
-Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`, `augment`) stay open here and
+Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`) stay open here and
 are checked against that class's signature before a run starts; all others are closed.
 """
 
@@ -66,6 +66,58 @@ class Data:
         _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
         _check(self.val in ("split", "test"), "data.val", self.val, "split or test")
         _check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "between 0 and 1")
+
+
+@dataclass
+class Augment:
+    """How training images are changed, each one differently each time. Options add up: augment=[flip_crop,cutout]."""
+
+    flip: str = "none"
+    """`random`: mirrored left to right with probability 1/2. `alternating`: every other epoch (Jordan 2024)."""
+    crop: int = 0
+    """Largest shift in whole pixels."""
+    rotation: float = 0.0
+    """Largest angle in degrees, to either side."""
+    shift: float = 0.0
+    """Largest shift as a share of width and height."""
+    cutout: int = 0
+    """Side in pixels of the square that is painted over."""
+    mixup: float = 0.0
+    """Images and labels are mixed in pairs, by a share from Beta(mixup, mixup); 0 doesn't."""
+
+    def __post_init__(self) -> None:
+        flips = ("none", "random", "alternating")
+        _check(self.flip in flips, "augment.flip", self.flip, "none, random or alternating")
+        _check(self.crop >= 0, "augment.crop", self.crop, "at least 0")
+        _check(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "from 0 to 180 degrees")
+        _check(0 <= self.shift <= 1, "augment.shift", self.shift, "from 0 to 1")
+        _check(self.cutout >= 0, "augment.cutout", self.cutout, "at least 0")
+        _check(math.isfinite(self.mixup) and self.mixup >= 0, "augment.mixup", self.mixup, "at least 0")
+
+
+@dataclass
+class Small:
+    """What `size=small` leaves of a run: at most so much."""
+
+    limit: int = 5000
+    """Training images, and test images."""
+    epochs: int = 5
+
+
+@dataclass
+class Claim:
+    """A number that a document claims, to be shown beside the measured one."""
+
+    match: dict[str, str] = field(default_factory=dict)
+    """The contestant: options by group, such as {optimizer: adam}."""
+    metric: str = "best_val_acc"
+    """`best_val_acc` or `test_acc`."""
+    value: float = 0.0
+    source: str = ""
+    """Document and section."""
+
+    def __post_init__(self) -> None:
+        _check(self.metric in ("best_val_acc", "test_acc"), "claims.metric", self.metric, "best_val_acc or test_acc")
 
 
 @dataclass
@@ -174,7 +226,7 @@ class Config:
     """One run."""
 
     data: Data = field(default_factory=Data)
-    augment: dict[str, Any] = field(default_factory=dict)
+    augment: Augment = field(default_factory=Augment)
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     regularizer: Regularizer = field(default_factory=Regularizer)
@@ -203,10 +255,16 @@ class Config:
     retry: bool = False
     """Run again what failed."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    size: str = "full"
+    """`small`: cut down to minutes on two cores, see `small`."""
+    small: Small = field(default_factory=Small)
+    claims: list[Claim] = field(default_factory=list)
+    """What the documents say of this experiment."""
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
         _check(self.loss in ("cross_entropy", "squared_error"), "loss", self.loss, "cross_entropy or squared_error")
+        _check(self.size in ("full", "small"), "size", self.size, "full or small")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")

@@ -98,7 +98,10 @@ def test_help_shows_groups_options_and_five_examples(command) -> None:
         ("data=digits optimizer._target_=torch.nn.Linear", ["optimizer._target_=torch.nn.Linear", "Optimizer"]),
         ("data=digits model._target_=torch.optim.SGD", ["model._target_=torch.optim.SGD", "Module"]),
         ("data=digits scheduler._target_=builtins.print", ["scheduler._target_=builtins.print", "LRScheduler"]),
-        ("data=digits augment._target_=builtins.dict", ["augment._target_=builtins.dict", "generator"]),
+        ("augment._target_=builtins.dict", ["augment._target_"]),
+        ("augment.flip=sometimes", ["augment.flip=sometimes", "alternating"]),
+        ("augment=[flip_crop,cutot]", ["cutot", "Did you mean 'cutout'?"]),
+        ("size=tiny", ["size=tiny", "full or small"]),
         ("data._target_=os.getcwd", ["data._target_=os.getcwd", "ImageSet"]),
         ("data=digits model.convs=[{filters:3}]", ["model.convs[0].kernel_size"]),
         (

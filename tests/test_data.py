@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cnnbench.augment import FlipCrop
+from cnnbench.augment import Augmentation, mixing
 from cnnbench.data import ImageData, Normalize, split, statistics
 from cnnbench.images import ImageSet
-from cnnbench.schema import ConfigError, Data
+from cnnbench.schema import Augment, ConfigError, Data
 
 
 def images(train: list[int], test: list[int], channels: int = 3) -> ImageSet:
@@ -75,7 +75,9 @@ def loaded(source: ImageSet, batch_size: int, seed: int = 0, epoch: int = 0, **k
 
 def epoch_of(data: ImageData) -> tuple[list[int], list[int]]:
     batches = list(data.train_dataloader())
-    return [len(labels) for _, labels in batches], [int(p) for pixels, _ in batches for p in pixels[:, 0, 0, 0]]
+    seen = [int(p) for _, _, positions in batches for p in positions]
+    assert seen == [int(p) for pixels, _, _ in batches for p in pixels[:, 0, 0, 0]]
+    return [len(labels) for _, labels, _ in batches], seen
 
 
 def test_every_training_image_once_and_a_smaller_last_batch() -> None:
@@ -102,10 +104,9 @@ def test_batches_from_disk_are_those_from_memory() -> None:
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         pairs = list(zip(getattr(memory, name)(), getattr(disk, name)(), strict=True))
         assert len(getattr(memory, name)()) == len(getattr(disk, name)()) == len(pairs)
-        for (pixels, labels), (disk_pixels, disk_labels) in pairs:
-            assert torch.equal(pixels, disk_pixels)
-            assert torch.equal(labels, disk_labels)
-            assert pixels.dtype == disk_pixels.dtype == torch.uint8
+        for batch, from_disk in pairs:
+            assert all(torch.equal(a, b) for a, b in zip(batch, from_disk, strict=True))
+            assert batch[0].dtype == from_disk[0].dtype == torch.uint8
 
 
 def test_statistics_are_those_of_the_training_split() -> None:
@@ -141,13 +142,20 @@ def shifted(image: torch.Tensor, mirror: bool, down: int, right: int) -> torch.T
     return result
 
 
+def augmented(batch: torch.Tensor, config: Augment, epoch: int = 0, seed: int = 0) -> torch.Tensor:
+    augmentation = Augmentation(config, images=len(batch), fill=[7.4] * batch.shape[1], seed=1)
+    changed = augmentation(batch, torch.arange(len(batch)), epoch, torch.Generator().manual_seed(seed))
+    assert changed.shape == batch.shape
+    assert changed.dtype == torch.uint8
+    return changed
+
+
+BATCH = torch.randint(8, 256, (200, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
 def test_flip_crop_gives_shifted_and_mirrored_images_each_its_own() -> None:
-    batch = torch.randint(1, 256, (200, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    augmented = FlipCrop(2)(batch, torch.Generator().manual_seed(0))
-    assert augmented.shape == batch.shape
-    assert augmented.dtype == torch.uint8
     found = []
-    for image, changed in zip(batch, augmented, strict=True):
+    for image, changed in zip(BATCH, augmented(BATCH, Augment(flip="random", crop=2)), strict=True):
         ways = [
             (mirror, down, right)
             for mirror in (False, True)
@@ -159,8 +167,67 @@ def test_flip_crop_gives_shifted_and_mirrored_images_each_its_own() -> None:
         found += ways
     assert len(set(found)) > 40  # of 50 ways
     assert 70 < sum(mirror for mirror, _, _ in found) < 130
-    assert torch.equal(FlipCrop(2)(batch, torch.Generator().manual_seed(0)), augmented)
-    only_mirrored = FlipCrop(0)(batch, torch.Generator().manual_seed(0))
-    assert all(
-        torch.equal(new, old) or torch.equal(new, old.flip(2)) for new, old in zip(only_mirrored, batch, strict=True)
+    assert torch.equal(
+        augmented(BATCH, Augment(flip="random", crop=2)), augmented(BATCH, Augment(flip="random", crop=2))
     )
+
+
+def mirrored(batch: torch.Tensor, changed: torch.Tensor) -> list[bool]:
+    sides = []
+    for old, new in zip(batch, changed, strict=True):
+        assert torch.equal(new, old) or torch.equal(new, old.flip(2))
+        sides.append(not torch.equal(new, old))
+    return sides
+
+
+def test_alternating_flip_mirrors_every_other_epoch() -> None:
+    flip = Augment(flip="alternating")
+    epochs = [mirrored(BATCH, augmented(BATCH, flip, epoch, seed=epoch)) for epoch in range(4)]
+    assert 70 < sum(epochs[0]) < 130
+    assert epochs[1] == [not side for side in epochs[0]]
+    assert epochs[2] == epochs[0]
+    assert epochs[3] == epochs[1]
+
+
+def test_rotation_and_shift() -> None:
+    ramp = torch.arange(21).mul(10).to(torch.uint8).expand(40, 1, 21, 21).contiguous()  # brightness 10 x
+    still = augmented(ramp, Augment(shift=1e-9))
+    assert torch.equal(still, ramp)
+    moved = augmented(ramp, Augment(shift=0.2)).int()[:, 0, 10, 10] - 100  # the centre shows its source's 10 x
+    assert moved.abs().max() <= 42  # a fifth of 21 pixels
+    assert moved.min() < -30
+    assert moved.max() > 30
+    turned = augmented(ramp, Augment(rotation=20)).float()[:, 0]
+    slope = (turned[:, 10, 15] - turned[:, 10, 5]) / 10  # 10 cos(angle) along the row ...
+    rise = (turned[:, 15, 10] - turned[:, 5, 10]) / 10  # ... and -10 sin(angle) down the column
+    angles = torch.rad2deg(torch.atan2(rise, slope))
+    assert angles.abs().max() < 21
+    assert angles.min() < -15
+    assert angles.max() > 15
+    assert (torch.hypot(slope, rise) - 10).abs().max() < 0.3  # turned, not stretched
+    both = augmented(ramp, Augment(rotation=1e-9, flip="random"))
+    assert 5 < sum(mirrored(ramp, both)) < 35
+
+
+def test_cutout_paints_one_square_over() -> None:
+    big = BATCH.repeat(1, 1, 4, 4)  # 20 x 24
+    changed = augmented(big, Augment(cutout=4))
+    painted = (changed != big).all(1)
+    assert (changed.permute(0, 2, 3, 1)[painted] == 7).all()  # the fill, rounded
+    sizes = set()
+    for mask in painted:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert mask.sum() == len(rows) * len(columns)  # a rectangle, cut off by the edge at most
+        sizes.add((len(rows), len(columns)))
+    assert (4, 4) in sizes
+    assert max(sizes) == (4, 4)
+    assert min(sizes) < (4, 4)
+
+
+def test_mixup_draws_a_share_and_partners() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = [mixing(10, 0.2, generator) for _ in range(300)]
+    shares = torch.tensor([share for share, _ in draws])
+    assert 0.45 < shares.mean() < 0.55
+    assert shares.var().item() == pytest.approx(0.25 / 1.4, rel=0.15)  # of Beta(a, a): 1 / (4 (2 a + 1))
+    assert all(sorted(partner.tolist()) == list(range(10)) for _, partner in draws)

@@ -44,7 +44,7 @@ VALUES = [
 KEYS = [
     "lr", "epochs", "batch_size", "clip", "seed", "name", "runs_dir", "optimizer.lr", "optimizer.momentum", "optimizer.eps",
     "optimizer.betas", "data.limit", "data.val", "data.val_fraction", "data.normalize", "data.image_size", "data.grayscale",
-    "model.dense", "model.convs", "model.dropout", "model.activation", "augment.padding", "update.accumulate",
+    "model.dense", "model.convs", "model.dropout", "model.activation", "augment.crop", "update.accumulate",
     "update.max_step", "stop.patience", "stop.metric", "hardware.threads", "hardware.precision", "checkpoint.every",
     "scheduler.gamma", "optimizer._target_", "model._target_", "data", "optimizer", "model", "nonsense", "data.nonsense",
 ]  # fmt: skip
