@@ -73,4 +73,6 @@ def build(group: str, spec: Spec, *given: Any) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         arguments = ", ".join(f"{key}={value}" for key, value in spec.items() if not key.startswith("_"))
-        raise ConfigError(f"{group}: {spec['_target_']}({arguments}): {str(cause).splitlines()[0]}") from error
+        raise ConfigError(
+            f"{group}: {spec['_target_']}({arguments}): {(str(cause) or type(cause).__name__).splitlines()[0]}"
+        ) from error

@@ -70,6 +70,19 @@ class Comparison:
     title: str
     contestants: list[Contestant]
 
+    @property
+    def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
+        """What documents claim of these contestants: (source, contestant, metric, claimed, measured)."""
+        found = []
+        for contestant in self.contestants:
+            run = contestant.runs[0]
+            for claim in run["config"].get("claims", []):
+                if all(run["choices"].get(group) == option for group, option in claim["match"].items()):
+                    path = ("best", "val_acc") if claim["metric"] == "best_val_acc" else ("test", "acc")
+                    measured = contestant.measured(*path)
+                    found.append((claim["source"], contestant.label, claim["metric"], claim["value"], measured))
+        return found
+
 
 def load(folders: Iterable[Path]) -> list[Record]:
     """All records below `folders`, each once; what can't be read is named on the screen and left out.
@@ -182,6 +195,13 @@ def show(comparisons: list[Comparison], folder: Path) -> None:
         for row in _rows(comparison):
             table.add_row(*row)
         console.print(table, highlight=False, markup=False)
+        if comparison.claims:
+            table = Table(title="What the documents claim", title_justify="left", title_style="bold")
+            for name in _CLAIM_COLUMNS:
+                table.add_column(name, justify="left" if name in ("source", "contestant", "measure") else "right")
+            for row in _claim_rows(comparison):
+                table.add_row(*row)
+            console.print(table, highlight=False, markup=False)
     records.write_whole(folder / "comparison.csv", lambda file: file.write(_csv(comparisons).encode()))
     records.write_whole(folder / "comparison.md", lambda file: file.write(_markdown(comparisons).encode()))
     _draw(comparisons, folder / "curves.png")
@@ -208,6 +228,18 @@ def _rows(comparison: Comparison) -> list[list[str]]:
                 ", ".join(f"{count} {status}" for status, count in sorted(c.statuses.items())),
             ]
         )
+    return rows
+
+
+_CLAIM_COLUMNS = ("source", "contestant", "measure", "claimed", "measured", "difference")
+
+
+def _claim_rows(comparison: Comparison) -> list[list[str]]:
+    rows = []
+    for source, label, metric, claimed, measured in comparison.claims:
+        difference = f"{100 * (_mean(measured) - claimed):+.2f}" if measured else "-"
+        name = "best validation" if metric == "best_val_acc" else "test"
+        rows.append([source, label, name, f"{claimed:.2%}", _percent(measured), difference])
     return rows
 
 
@@ -252,6 +284,10 @@ def _markdown(comparisons: list[Comparison]) -> str:
         lines += ["| " + " | ".join(_COLUMNS) + " |", "|---" + "|---:" * (len(_COLUMNS) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in _rows(comparison)]
         lines += ["", _NOTE, ""]
+        if comparison.claims:
+            lines += ["| " + " | ".join(_CLAIM_COLUMNS) + " |", "|---|---|---|---:|---:|---:|"]
+            lines += ["| " + " | ".join(row) + " |" for row in _claim_rows(comparison)]
+            lines += ["", "Differences in percentage points.", ""]
     return "\n".join(lines)
 
 

@@ -167,13 +167,15 @@ class Composer:
 
     def _options_of(self, override: Override) -> list[Any]:
         if override.is_sweep_override():
-            return [word.partition("=")[2] for word in self._values(override)]
+            return [v for word in self._values(override) for v in self._options_of(self._parser.parse_override(word))]
         value = override.value()
         return value if isinstance(value, list) else [value]
 
     @staticmethod
     def _values(override: Override) -> list[str]:
         """A sweep as single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
+        if not override.is_sweep_override():  # one value in an experiment's list of sweeps
+            return [override.input_line or ""]
         sweep = override.value()
         if not isinstance(sweep, Sweep) or not override.is_discrete_sweep():
             raise ConfigError(f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c.")
@@ -198,7 +200,7 @@ class Composer:
             config.data.limit = min(config.data.limit or small.limit, small.limit)
             config.epochs = min(config.epochs, small.epochs)
         taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
-        return Job(config, taken, combination)
+        return Job(config, taken, tuple(word.lstrip("+") for word in combination))
 
 
 def _words(overrides: Iterable[Override]) -> list[str]:

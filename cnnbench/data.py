@@ -203,6 +203,14 @@ class ImageData(pl.LightningDataModule):
 
         return self._batches("train", order, self._batch_size, len(positions) - skip)
 
+    def some_training_images(self) -> Iterator[Tensor]:
+        """Up to 50 full batches of training images as they are, always the same ones; without labels."""
+        assert self.trainer is not None
+        positions = self.split.train[: max(len(self.split.train) // self._batch_size, 1) * self._batch_size]
+        for part in np.split(positions, range(self._batch_size, len(positions), self._batch_size))[:50]:
+            pixels = torch.from_numpy(self._images.train[part]).permute(0, 3, 1, 2)
+            yield pixels.to(self.trainer.strategy.root_device)
+
     def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         """The validation images, in large batches."""
         return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)

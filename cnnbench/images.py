@@ -5,22 +5,17 @@ A reader is a function from `schema.Data` to an `ImageSet`, named by `_target_` 
 
 import functools
 import hashlib
-import io
 import json
 import math
 import os
-import pickle
 import shutil
-import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import numpy as np
 from filelock import FileLock
@@ -91,102 +86,9 @@ def digits(data: Data) -> ImageSet:
     for digit in range(10):
         is_test[np.flatnonzero(labels == digit)[4::5]] = True
     classes = tuple(str(digit) for digit in range(10))
-    return _fitted(
+    return fitted(
         ImageSet(images[~is_test], labels[~is_test], images[is_test], labels[is_test], classes), data
     ).fingerprinted()
-
-
-# --- archives
-
-_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-
-
-def cifar10(data: Data) -> ImageSet:
-    """CIFAR-10 (Krizhevsky 2009) from its archive `data.root`/cifar-10-python.tar.gz, downloaded if it is absent."""
-    archive = _root(data, "cifar10") / "cifar-10-python.tar.gz"
-    if not archive.exists():
-        _download(_CIFAR10_URL, archive, data.md5)
-    _check_md5(archive, data.md5)
-    try:
-        with tarfile.open(archive) as tar:
-            names = _member(tar, "batches.meta")["label_names"]
-            batches = [_member(tar, f"data_batch_{i}") for i in range(1, 6)]
-            test = _member(tar, "test_batch")
-    except (tarfile.TarError, pickle.UnpicklingError, KeyError, OSError, EOFError) as error:
-        raise ConfigError(f"data.root: {archive} is not CIFAR-10's python archive ({error}).") from None
-
-    def pixels(rows: Any) -> Bytes:
-        return np.ascontiguousarray(np.asarray(rows, np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-    train = np.concatenate([pixels(batch["data"]) for batch in batches])
-    labels = np.concatenate([np.asarray(batch["labels"], np.int64) for batch in batches])
-    images = ImageSet(train, labels, pixels(test["data"]), np.asarray(test["labels"], np.int64), tuple(names))
-    return _fitted(images, data).fingerprinted()
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An archive of images needs NumPy arrays and plain containers; nothing else is let in."""
-
-    _allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "encode"}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in self._allowed and module.split(".")[0] in ("numpy", "_codecs"):
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}")
-
-
-def _member(tar: tarfile.TarFile, name: str) -> dict[str, Any]:
-    file = tar.extractfile(f"cifar-10-batches-py/{name}")
-    if file is None:
-        raise KeyError(name)
-    content: dict[str, Any] = _ArraysOnly(io.BytesIO(file.read()), encoding="latin1").load()
-    return content
-
-
-def _check_md5(archive: Path, md5: str | None) -> None:
-    if md5 is None:
-        return
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5.lower():
-        raise ConfigError(
-            f"data.md5={md5}: {archive} has md5 {found}: damaged, or not the official archive. "
-            f"Delete it to download it again, or give data.md5 its sum if you trust it."
-        )
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(f"{needed / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free")
-
-
-def _download(url: str, archive: Path, md5: str | None) -> None:
-    part = archive.with_name(f".{archive.name}.{os.getpid()}.part")
-    created = not archive.parent.exists()
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            size = int(response.headers.get("Content-Length") or 0) or None
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            _check_space(archive.parent, size or 0)
-            with part.open("wb") as file, bar(f"Downloading {url}", size) as advance:
-                while block := response.read(1 << 18):
-                    file.write(block)
-                    advance(len(block))
-        if size is not None and part.stat().st_size != size:
-            raise OSError(f"the connection ended after {part.stat().st_size} of {size} bytes")
-        _check_md5(part, md5)
-        part.replace(archive)
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConfigError(
-            f"data.root={archive.parent}: {archive.name} is not there and can't be downloaded ({reason}). "
-            f"Put the archive into that folder, or use data=digits, or your own images with data=folder data.root=DIR."
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
-        if created and archive.parent.exists() and not any(archive.parent.iterdir()):
-            archive.parent.rmdir()
 
 
 # --- folder
@@ -199,7 +101,7 @@ def folder(data: Data) -> ImageSet:
     Grey, palette and transparent images become RGB. With `data.image_size` images are scaled to a square (bilinear,
     their sides not kept in proportion); without it they must all have one size.
     """
-    root = _root(data, "folder")
+    root = root_of(data, "folder")
     if not root.is_dir():
         raise ConfigError(f"data.root={data.root}: there is no such folder.")
     if not any(root.iterdir()):
@@ -262,7 +164,7 @@ def _decode_all(root: Path, train: Listing, test: Listing, data: Data, cache: Pa
     first = root / next(iter(train.values()))[0][0]
     shape = decode(first, data.image_size, data.grayscale).shape
     total = sum(len(files) for listing in (train, test) for files in listing.values())
-    _check_space(cache, total * math.prod(shape))
+    check_space(cache, total * math.prod(shape))
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         new = Path(temporary) / content
         new.mkdir()
@@ -339,7 +241,7 @@ def _fit(image: Image.Image, image_size: int | None, grayscale: bool) -> Bytes:
     return array[..., None] if grayscale else array
 
 
-def _fitted(images: ImageSet, data: Data) -> ImageSet:
+def fitted(images: ImageSet, data: Data) -> ImageSet:
     """The same images in the size and with the channels that `data` asks for."""
     if data.image_size is None and not data.grayscale:
         return images
@@ -352,7 +254,15 @@ def _fitted(images: ImageSet, data: Data) -> ImageSet:
     return replace(images, train=fit(images.train), test=fit(images.test))
 
 
-def _root(data: Data, name: str) -> Path:
+def check_space(folder: Path, needed: int) -> None:
+    """Raises OSError if `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{needed / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free")
+
+
+def root_of(data: Data, option: str) -> Path:
+    """`data.root` as an absolute path; `option` is what was typed as `data=`."""
     if data.root is None:
-        raise ConfigError(f"data.root=null: data={name} needs data.root=DIR.")
+        raise ConfigError(f"data.root=null: data={option} needs data.root=DIR.")
     return Path(data.root).expanduser().absolute()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from cnnbench import regularize
 from cnnbench.augment import Augmentation, mixing
 from cnnbench.data import AUGMENT, LAYERS, Batch, derived_seed
+from cnnbench.optim import averaged, averages
 from cnnbench.schedule import Schedule
 from cnnbench.schema import Regularizer
 
@@ -122,6 +124,9 @@ class Classifier(pl.LightningModule):
         self._moved: list[Tensor] = list(model.parameters())
         self._weights = list(regularize.penalised(model).values())
         self._penalty = recipe.regularizer if recipe.regularizer.l1 or recipe.regularizer.l2 else None
+        self.weights: dict[str, Tensor] = {}
+        """What was validated last, where the optimizer trains other weights than those to be used."""
+        self._outside = ExitStack()
         self._unfinished: dict[str, Any] | None = None
         """The state of an epoch in whose middle a run was stopped, until that epoch goes on."""
 
@@ -240,6 +245,10 @@ class Classifier(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._seconds += time.perf_counter() - self._started
+        trainer: Any = self.trainer
+        with trainer.precision_plugin.forward_context():
+            batches = trainer.datamodule.some_training_images()
+            self._outside.enter_context(averaged(self.model, trainer.optimizers[0], batches))
         self._reset()
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -249,6 +258,9 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Loss and accuracy of the validation images."""
         self._val_loss, self._val_acc = self._result()
+        if averages(self.trainer.optimizers[0]):
+            self.weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self._outside.close()
         self.log_dict({"val_loss": self._val_loss, "val_acc": self._val_acc})  # early stopping looks at them
 
     def on_test_epoch_start(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cnnbench import regularize
+from cnnbench import optim, regularize
 from cnnbench.build import Spec, build, check
 from cnnbench.data import ImageData
 from cnnbench.images import ImageSet
@@ -30,7 +30,7 @@ def check_parts(config: Config, images: ImageSet) -> None:
         raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
     for group, spec, given, base in (
         ("model", config.model, ("image_shape", "classes"), nn.Module),
-        ("optimizer", config.optimizer, ("params",), Optimizer),
+        ("optimizer", config.optimizer, ("params", "model"), Optimizer),
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
@@ -45,7 +45,12 @@ def check_parts(config: Config, images: ImageSet) -> None:
             raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, len(images.classes)):
             raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
-    optimizer = make_optimizer(config, nn.Linear(1, 1))
+    optimizer = make_optimizer(config, network)
+    if optim.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
+        raise ConfigError(
+            f"optimizer: {config.optimizer['_target_']} hides its weights while it trains; update.max_step and "
+            f"regularizer.weight_decay can't reach them. It may have a weight_decay of its own: optimizer.weight_decay."
+        )
     epoch = epoch_of(config, data)
     schedule = make_schedule(config, epoch, optimizer)
     try:  # some schedulers look at their arguments only when they step
@@ -91,9 +96,7 @@ def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) 
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     """What moves the model's parameters."""
-    optimizer = build("optimizer", config.optimizer, list(model.parameters()))
-    assert isinstance(optimizer, Optimizer)
-    return optimizer
+    return optim.make_optimizer(config.optimizer, model)
 
 
 _FILLED = ("T_max", "total_steps", "max_lr")

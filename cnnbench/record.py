@@ -135,6 +135,9 @@ def _check(record: Record) -> None:
     texts = [record["run_id"], data["name"], data["fingerprint"], *data["classes"], record["protocol"]["validation"]]
     texts += [text for choice in record["choices"].items() for text in choice]
     texts += [record["choices"]["optimizer"], *([] if record["error"] is None else [record["error"]])]
+    for claim in config.get("claims", []):
+        numbers.append(claim["value"])
+        texts += [claim["source"], claim["metric"], *(text for pair in claim["match"].items() for text in pair)]
     for number in numbers:
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ValueError(f"{number!r} is no number")
@@ -143,6 +146,13 @@ def _check(record: Record) -> None:
             raise ValueError(f"{text!r} is no text")
     if record["status"] == "done" and not (best and test and record["history"]):
         raise ValueError("done without a result")
+    for claim in config.get("claims", []):
+        if (
+            not isinstance(claim["value"], int | float)
+            or not {"source", "metric"} <= set(claim)
+            or dict(claim["match"]) is None
+        ):
+            raise ValueError("claims are incomplete")
     if not isinstance(config["data"]["root"], str | None) or not isinstance(config["data"]["limit"], int | None):
         raise ValueError("data.root or data.limit is of the wrong type")
 

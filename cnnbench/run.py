@@ -329,7 +329,9 @@ class _Run:
         self._take_history()
         row = self.module.history[-1]
         if self._record["best"]["epoch"] == row["epoch"]:
-            checkpoint.write(self.folder / "best.ckpt", {"model": self.module.model.state_dict()})
+            checkpoint.write(
+                self.folder / "best.ckpt", {"model": self.module.weights or self.module.model.state_dict()}
+            )
         self.checkpoint(trainer)
         self.save()
         self.board.log_metrics({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))

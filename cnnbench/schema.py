@@ -24,7 +24,7 @@ def nearest(word: str, allowed: list[str]) -> str:
     """The end of an error message: the nearest match, if there is one, and what is allowed."""
     close = get_close_matches(word, allowed, n=1, cutoff=0.6)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"{hint} Allowed: {', '.join(allowed)}."
+    return f"{hint} Allowed: {', '.join(allowed) or 'none'}."
 
 
 def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
@@ -41,7 +41,7 @@ class Data:
     root: str | None = None
     """The folder of the images or of the archive; what is not read from disk has none."""
     md5: str | None = None
-    """The archive's md5 sum, checked before anything is unpacked."""
+    """The archive's md5 sum, checked before anything is unpacked; of several files theirs, in order, with spaces."""
     image_size: int | None = None
     """Height and width in pixels that all images are scaled to; null keeps them."""
     grayscale: bool = False

@@ -103,7 +103,7 @@ def test_help_shows_groups_options_and_five_examples(command) -> None:
         ("augment=[flip_crop,cutot]", ["cutot", "Did you mean 'cutout'?"]),
         ("size=tiny", ["size=tiny", "full or small"]),
         ("data._target_=os.getcwd", ["data._target_=os.getcwd", "ImageSet"]),
-        ("data=digits model.convs=[{filters:3}]", ["model.convs[0].kernel_size"]),
+        ("data=digits model.convs=[{kernel_size:3}]", ["model.convs[0].filters"]),
         (
             "data=digits model.convs=[{filters:3,kernel_size:3,poool:2}]",
             ["model.convs[0].poool", "Did you mean 'pool'?"],

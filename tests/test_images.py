@@ -1,14 +1,8 @@
-"""Readers: small archives of the real format, folders of every kind of image, the cache."""
+"""Readers: digits, folders of every kind of image, the cache."""
 
-import hashlib
-import io
 import os
-import pickle
 import subprocess
 import sys
-import tarfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,94 +10,8 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from cnnbench.images import cifar10, decode, digits, folder, load
+from cnnbench.images import decode, digits, folder, load
 from cnnbench.schema import ConfigError, Data
-
-CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-def write_cifar10(root: Path, per_batch: int = 4, evil: object = None) -> tuple[Path, str]:
-    """An archive as CIFAR-10's, with few images; returns it and its md5 sum."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / "cifar-10-python.tar.gz"
-    rng = np.random.default_rng(0)
-    with tarfile.open(path, "w:gz") as tar:
-        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
-            content: object = {
-                "data": rng.integers(0, 256, (per_batch, 3072)).astype(np.uint8),
-                "labels": [i % 10 for i in range(per_batch)],
-            }
-            if name == "batches.meta":
-                content = {"label_names": CIFAR_CLASSES, "num_cases_per_batch": per_batch, "num_vis": 3072}
-            if evil is not None and name == "data_batch_3":
-                content = evil
-            blob = pickle.dumps(content, protocol=2)
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(blob)
-            tar.addfile(info, io.BytesIO(blob))
-    return path, hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def test_cifar10_reads_the_real_format(tmp_path: Path) -> None:
-    archive, md5 = write_cifar10(tmp_path)
-    images = cifar10(Data(root=str(tmp_path), md5=md5))
-    assert images.train.shape == (20, 32, 32, 3)
-    assert images.test.shape == (4, 32, 32, 3)
-    assert list(images.classes) == CIFAR_CLASSES
-    assert images.train_labels.tolist() == [0, 1, 2, 3] * 5
-    with tarfile.open(archive) as tar:
-        file = tar.extractfile("cifar-10-batches-py/data_batch_1")
-        assert file is not None
-        row = pickle.load(file)["data"][2]
-    # A row is 1,024 red bytes, then green, then blue, each from the top left.
-    assert images.train[2, 5, 7].tolist() == [row[5 * 32 + 7], row[1024 + 5 * 32 + 7], row[2048 + 5 * 32 + 7]]
-    assert images.fingerprint == cifar10(Data(root=str(tmp_path), md5=None)).fingerprint
-
-
-class Evil:
-    def __reduce__(self) -> tuple[object, ...]:
-        return (os.mkdir, ("unpickled",))
-
-
-def test_cifar10_checks_before_it_unpickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    _, md5 = write_cifar10(tmp_path, evil=Evil())
-    with pytest.raises(ConfigError, match=f"data.md5=.*has md5 {md5}"):
-        cifar10(Data(root=str(tmp_path), md5="0" * 32))
-    with pytest.raises(ConfigError, match="mkdir"):  # the right sum, and still nothing but arrays is let in
-        cifar10(Data(root=str(tmp_path), md5=md5))
-    assert not (tmp_path / "unpickled").exists()
-
-
-def test_cifar10_downloads_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive, md5 = write_cifar10(tmp_path / "server")
-    content = archive.read_bytes()
-
-    class Response(io.BytesIO):
-        headers = {"Content-Length": str(len(content))}
-
-    asked = []
-
-    def answer(url: str, timeout: float) -> Response:
-        asked.append(url)
-        return Response(content if len(asked) > 1 else content[:100])
-
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
-    data = Data(root=str(tmp_path / "new" / "data"), md5=md5)
-    with pytest.raises(ConfigError, match="ended after 100 of"):
-        cifar10(data)
-    assert list(tmp_path.glob("new/data/*")) == []
-    assert len(cifar10(data).train) == 20
-    assert len(cifar10(data).train) == 20
-    assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"] * 2
-
-    def nobody(url: str, timeout: float) -> Response:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", nobody)
-    with pytest.raises(ConfigError, match=r"no network.*Put the archive into .*data=digits.*data=folder"):
-        cifar10(Data(root=str(tmp_path / "empty"), md5=md5))
-    assert not (tmp_path / "empty").exists()
 
 
 def test_digits_are_all_there() -> None:

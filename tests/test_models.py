@@ -9,9 +9,9 @@ from cnnbench.parts import make_model
 from cnnbench.schema import ConfigError
 
 
-def document_cnn(shape: tuple[int, int, int], classes: int) -> PlainCNN:
+def document_cnn(shape: tuple[int, int, int], classes: int, words: str = "") -> PlainCNN:
     with config_source(None) as composer:
-        (job,) = composer.jobs([], multirun=False)
+        (job,) = composer.jobs(words.split(), multirun=False)
     network = make_model(job.config, shape, classes)
     assert isinstance(network, PlainCNN)
     return network
@@ -55,3 +55,65 @@ def test_a_layer_that_leaves_nothing_is_named() -> None:
     assert PlainCNN((1, 10, 10), 2, [valid, valid], [])(torch.zeros(1, 1, 10, 10)).shape == (1, 2)
     with pytest.raises(ConfigError, match=r"model\.convs\[1\].*3x3"):
         PlainCNN((1, 9, 9), 2, [valid, valid], [])
+
+
+def layers_of(network: PlainCNN) -> list[str]:
+    return [type(layer).__name__ for layer in network]
+
+
+def test_mnist_cnn_as_printed() -> None:
+    network = document_cnn((1, 28, 28), 10, "model=mnist_cnn")
+    # 9 * 32 + 32; 9 * 32 * 64 + 64; 9 * 64 * 64 + 64; 3 * 3 * 64 * 64 + 64; 64 * 10 + 10
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in network if list(layer.parameters())]
+    assert counts == [320, 18_496, 36_928, 36_928, 650]
+    assert sum(counts) == 93_322
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert layers_of(document_cnn((1, 28, 28), 10, "model=mnist_cnn model.dropout=0.5"))[-2:] == ["Dropout", "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("conv", "size"),
+    [
+        ({"padding": "same", "stride": 2}, 4),  # 7 / 2, rounded up
+        ({"padding": "valid", "stride": 2}, 3),  # (7 - 3) / 2 + 1
+        ({"padding": 2, "stride": 1}, 9),  # 7 + 4 - 3 + 1
+        ({"padding": "same", "kernel_size": 4}, 7),
+        ({"pool": 3}, 2),
+        ({"pool": 3, "pool_stride": 2}, 3),  # (7 - 3) / 2 + 1
+        ({"pool": 3, "pool_stride": 1, "pooling": "avg"}, 5),
+        ({"pool": 3, "pooling": "none"}, 7),
+    ],
+)
+def test_sizes_by_hand(conv: dict[str, object], size: int) -> None:
+    network = PlainCNN((1, 7, 7), 3, [{"filters": 2, **conv}], [])  # type: ignore[typeddict-item]
+    assert network.output.in_features == 2 * size * size
+    assert network(torch.zeros(2, 1, 7, 7)).shape == (2, 3)
+
+
+def test_same_padding_with_a_stride_is_kerass() -> None:
+    # 4 pixels, kernel 3, stride 2: one pixel is missing, and Keras adds it behind. Windows: 1 2 3, then 3 4 0.
+    network = PlainCNN((1, 4, 4), 1, [{"filters": 1, "kernel_size": 3, "stride": 2}], [])
+    torch.nn.init.constant_(network.conv1.weight, 1)
+    torch.nn.init.zeros_(network.conv1.bias)
+    row = torch.tensor([1.0, 2, 3, 4]).expand(1, 1, 4, 4)
+    assert network.conv1(network.pad1(row))[0, 0].tolist() == [[18, 21], [12, 14]]
+
+
+def test_average_pooling_batch_norm_and_activations() -> None:
+    network = document_cnn(
+        (3, 32, 32), 10, "model.pooling=avg model.batch_norm=true model.batch_norm_affine=false model.activation=tanh"
+    )
+    assert layers_of(network)[:4] == ["Conv2d", "BatchNorm2d", "Tanh", "AvgPool2d"]
+    assert sum(p.numel() for p in network.parameters()) == 545_098  # no scale, no shift (document 4)
+    with_scale = document_cnn((3, 32, 32), 10, "model.batch_norm=true")
+    assert sum(p.numel() for p in with_scale.parameters()) == 545_098 + 2 * (32 + 64 + 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_minus_one"),
+    [("sigmoid", 0.268941), ("tanh", -0.761594), ("relu", 0), ("leaky_relu", -0.01), ("elu", -0.632121),
+     ("gelu", -0.158655), ("silu", -0.268941)],
+)  # fmt: skip
+def test_activations(name: str, at_minus_one: float) -> None:
+    network = PlainCNN((1, 4, 4), 2, [{"filters": 1}], [], activation=name)
+    assert network[1](torch.tensor(-1.0)).item() == pytest.approx(at_minus_one, abs=1e-5)

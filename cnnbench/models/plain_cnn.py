@@ -19,19 +19,21 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Conv(TypedDict):
-    """One convolution, with the pooling behind it (document 4, 3.3 and 3.4)."""
+    """One convolution, with the pooling behind it (document 4, 3.3 and 3.4).
+
+    What is not given is the model's `kernel_size`, `stride`, `padding`, `pooling` and `pool_stride`, and no pooling.
+    """
 
     filters: int
-    kernel_size: int
+    kernel_size: NotRequired[int]
     stride: NotRequired[int]
-    """1 if it is not given."""
     padding: NotRequired[int | Literal["same", "valid"]]
-    """`same` (the default; as in Keras, where a stride divides the size rounded up), `valid`, or a number of pixels."""
+    """`same` (as in Keras, where a stride divides the size, rounded up), `valid`, or a number of pixels."""
     pool: NotRequired[int]
-    """Window of the pooling; 1, the default, is none."""
-    pool_stride: NotRequired[int]
-    """Step of the pooling; its window if it is not given."""
-    pooling: NotRequired[Literal["max", "avg"]]
+    """Window of the pooling; 1 is none."""
+    pool_stride: NotRequired[int | None]
+    """Step of the pooling; null is its window."""
+    pooling: NotRequired[Literal["max", "avg", "none"]]
 
 
 class PlainCNN(nn.Sequential):
@@ -49,6 +51,11 @@ class PlainCNN(nn.Sequential):
         batch_norm_affine: with a trainable scale and shift; document 4 writes it without.
         dropout: probability with which an output of a hidden dense layer is dropped (document 4: 0.5).
         conv_dropout: the same for whole channels behind each convolution.
+        kernel_size: of the convolutions that don't give their own; so are the next ones.
+        stride: step of the convolution.
+        padding: `same`, `valid`, or a number of pixels.
+        pooling: `max`, `avg` or `none`.
+        pool_stride: step of the pooling; None is its window.
 
     Raises:
         ConfigError: a layer has an unknown key, or leaves nothing of the image; the message names it.
@@ -65,6 +72,11 @@ class PlainCNN(nn.Sequential):
         batch_norm_affine: bool = True,
         dropout: float = 0.0,
         conv_dropout: float = 0.0,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | Literal["same", "valid"] = "same",
+        pooling: Literal["max", "avg", "none"] = "max",
+        pool_stride: int | None = None,
     ) -> None:
         if activation not in ACTIVATIONS:
             raise ConfigError(f"model.activation={activation}: not known.{nearest(activation, list(ACTIVATIONS))}")
@@ -73,7 +85,18 @@ class PlainCNN(nn.Sequential):
                 raise ConfigError(f"model.{key}={rate}: must be at least 0 and below 1.")
         channels, height, width = image_shape
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, conv in enumerate(convs):
+        common: Conv = {
+            "filters": 0,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "pool": 1,
+            "pooling": pooling,
+            "pool_stride": pool_stride,
+        }
+        for i, own in enumerate(convs):
+            _check(i, own)
+            conv: Conv = {**common, **own}
             n = i + 1
             for name, layer in _conv_layers(i, conv, channels, height, width).items():
                 layers[f"{name}{n}"] = layer
@@ -99,37 +122,46 @@ class PlainCNN(nn.Sequential):
         super().__init__(layers)
 
 
+def _check(i: int, conv: Conv) -> None:
+    for key in conv:
+        if key not in Conv.__annotations__:
+            raise ConfigError(f"model.convs[{i}].{key}: no such key.{nearest(key, list(Conv.__annotations__))}")
+    if "filters" not in conv:
+        raise ConfigError(f"model.convs[{i}].filters is missing.")
+
+
+_POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+
+
 def _conv_layers(i: int, conv: Conv, channels: int, height: int, width: int) -> dict[str, nn.Module]:
     """The padding, where it is more than a number, the convolution, and its pooling."""
-    unknown = sorted(set(conv) - set(Conv.__annotations__))
-    if unknown:
-        raise ConfigError(
-            f"model.convs[{i}].{unknown[0]}: no such key.{nearest(unknown[0], list(Conv.__annotations__))}"
-        )
-    for key in ("filters", "kernel_size"):
-        if key not in conv:
-            raise ConfigError(f"model.convs[{i}].{key} is missing.")
-    kernel, stride, padding = conv["kernel_size"], conv.get("stride", 1), conv.get("padding", "same")
+    kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
     layers: dict[str, nn.Module] = {}
     if padding == "same" and stride > 1:  # more on the right and below where it can't be even, as in Keras
         across, down = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (width, height))
         layers["pad"] = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
         padding = 0
     layers["conv"] = nn.Conv2d(channels, conv["filters"], kernel, stride, padding)
-    window, step = conv.get("pool", 1), conv.get("pool_stride", conv.get("pool", 1))
+    window, step = _window(i, conv)
     if window > 1 or step > 1:
-        pooling = conv.get("pooling", "max")
-        kinds = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
-        if pooling not in kinds:
-            raise ConfigError(f"model.convs[{i}].pooling={pooling}: not known.{nearest(pooling, list(kinds))}")
-        layers["pool"] = kinds[pooling](window, step)
+        layers["pool"] = _POOLINGS[conv["pooling"]](window, step)
     return layers
+
+
+def _window(i: int, conv: Conv) -> tuple[int, int]:
+    """Window and step of the pooling; 1 and 1 are none."""
+    pooling, window = conv["pooling"], conv["pool"]
+    if pooling not in (*_POOLINGS, "none"):
+        raise ConfigError(f"model.convs[{i}].pooling={pooling}: not known.{nearest(pooling, [*_POOLINGS, 'none'])}")
+    if pooling == "none" or window == 1:
+        return 1, 1
+    return window, conv["pool_stride"] or window
 
 
 def _size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
     """Height and width behind the convolution and its pooling."""
-    kernel, stride, padding = conv["kernel_size"], conv.get("stride", 1), conv.get("padding", "same")
-    window, step = conv.get("pool", 1), conv.get("pool_stride", conv.get("pool", 1))
+    kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
+    window, step = _window(i, conv)
     sizes = []
     for size in (height, width):
         if padding == "same":
