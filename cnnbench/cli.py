@@ -86,7 +86,7 @@ def _run(jobs: list[Job]) -> int:
     loaded: dict[tuple[object, ...], ImageSet] = {}
     images = []
     for data in (job.config.data for job in jobs):
-        key = (data._target_, data.root, data.md5, data.image_size, data.grayscale)
+        key = (data._target_, data.root, data.md5, data.image_size, data.grayscale, data.labels)
         if key not in loaded:
             loaded[key] = load(data)
         images.append(loaded[key])
@@ -102,6 +102,7 @@ def _help(options: dict[str, list[str]]) -> str:
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train, and compare where it is a sweep (-m: a,b,c are three runs)
 cnnbench compare FOLDER... [by=GROUP]            table, figure and files of finished runs
 cnnbench predict RUN IMAGE...                    what a trained model sees
+cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
 
 Groups (GROUP=OPTION; a key of a group is GROUP.KEY=VALUE)
 {groups}
@@ -138,6 +139,23 @@ def _compare(words: list[str]) -> int:
     return 0
 
 
+def _preview(words: list[str]) -> int:
+    parser = _Parser(prog="cnnbench preview", allow_abbrev=False, description="Draws images as training sees them.")
+    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
+    parser.add_argument("--config-dir", type=Path)
+    options = parser.parse_intermixed_args(words)
+    with config_source(options.config_dir) as composer:
+        jobs = composer.jobs(options.overrides, multirun=False)
+    from cnnbench.images import load
+
+    images = load(jobs[0].config.data)
+    from cnnbench.preview import preview
+
+    preview(jobs[0].config, images, Path("preview.png"))
+    print("preview.png")
+    return 0
+
+
 def _predict(words: list[str]) -> int:
     parser = _Parser(prog="cnnbench predict", allow_abbrev=False, description="Names the class of each image.")
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
@@ -155,4 +173,4 @@ def _predict(words: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"compare": _compare, "predict": _predict}
+_COMMANDS = {"compare": _compare, "predict": _predict, "preview": _preview}

@@ -75,9 +75,9 @@ class Composer:
         self._search = search
         self._parser = OverridesParser.create(config_loader=loader)
         # The loader learns the user's folder only while it composes, so the folder is listed here.
-        own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
+        self._own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
         self.options = {
-            group: sorted({file.stem for root in (CONF, *own) for file in (root / group).glob("*.yaml")})
+            group: sorted({file.stem for root in (CONF, *self._own) for file in (root / group).glob("*.yaml")})
             for group in GROUPS
         }
 
@@ -187,6 +187,16 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error)) from None
 
+    def _member(self, name: Any) -> Any:
+        """The config of an ensemble's member, which is named by its option of the group `model`."""
+        if not isinstance(name, str):
+            return name
+        for folder in (CONF, *self._own):
+            if (path := folder / "model" / f"{name}.yaml").exists() and name != "ensemble":
+                return OmegaConf.to_container(OmegaConf.load(path))
+        allowed = [option for option in self.options["model"] if option != "ensemble"]
+        raise ConfigError(f"model.members: there is no model '{name}'.{nearest(name, allowed)}")
+
     def _job(self, composed: DictConfig, fixed: list[str], combination: tuple[str, ...]) -> Job:
         choices = composed.hydra.runtime.choices
         try:
@@ -195,6 +205,8 @@ class Composer:
             raise ConfigError(_one_line(error)) from None
         assert isinstance(config, Config)
         _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
+        if "members" in config.model:
+            config.model["members"] = [self._member(name) for name in config.model["members"]]
         if config.size == "small":
             small = config.small
             config.data.limit = min(config.data.limit or small.limit, small.limit)

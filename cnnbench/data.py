@@ -193,15 +193,18 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
         """Shuffled batches, in an order that seed and epoch fix."""
-        positions, skip = torch.from_numpy(self.split.train), self.skip * self._batch_size
-        self.skip = 0
+        skip, self.skip = self.skip * self._batch_size, 0
 
         def order() -> Tensor:
             assert self.trainer is not None
-            seed = derived_seed(self._seed, _ORDER, self.trainer.current_epoch)
-            return positions[torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[skip:]]
+            return self.order(self.trainer.current_epoch)[skip:]
 
-        return self._batches("train", order, self._batch_size, len(positions) - skip)
+        return self._batches("train", order, self._batch_size, self.sizes["train"] - skip)
+
+    def order(self, epoch: int) -> Tensor:
+        """The positions of the training images as an epoch (from 0) takes them."""
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, _ORDER, epoch))
+        return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
 
     def some_training_images(self) -> Iterator[Tensor]:
         """Up to 50 full batches of training images as they are, always the same ones; without labels."""

@@ -69,7 +69,25 @@ def load(data: Data) -> ImageSet:
         raise ConfigError(f"data._target_={data._target_}: there is no such function.") from None
     if not reads:
         raise ConfigError(f"data._target_={data._target_}: must be declared to return a cnnbench.images.ImageSet.")
-    return read(data)
+    images = read(data)
+    return _turned(images) if data.labels == "rotation" else images
+
+
+def _turned(images: ImageSet) -> ImageSet:
+    """Every image in four rotations, labelled with them; a task that needs no labels.
+
+    Raises:
+        ConfigError: the images are not square.
+    """
+    if images.train.shape[1] != images.train.shape[2]:
+        raise ConfigError("data.labels=rotation: needs square images. Give data.image_size=N.")
+
+    def turn(array: Bytes) -> tuple[Bytes, Labels]:
+        turned = np.concatenate([np.rot90(array, k, axes=(1, 2)) for k in range(4)])
+        return turned, np.repeat(np.arange(4), len(array))
+
+    fingerprint = hashlib.sha256(f"{images.fingerprint} rotation".encode()).hexdigest()[:16]
+    return ImageSet(*turn(images.train), *turn(images.test), ("0", "90", "180", "270"), fingerprint)
 
 
 # --- digits

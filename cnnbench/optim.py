@@ -31,11 +31,15 @@ def make_optimizer(spec: Spec, model: nn.Module) -> Optimizer:
     if spec.get("_target_") is None:
         raise ConfigError("optimizer._target_=null: must be the full name of a class, such as torch.optim.Adam.")
     first = next(iter(inspect.signature(get_object(spec["_target_"])).parameters), "")
-    optimizer = build("optimizer", spec, model if first == "model" else list(model.parameters()))
+    optimizer = build("optimizer", spec, model if first == "model" else _trained(model))
     assert isinstance(optimizer, Optimizer)
     if averages(optimizer):
         _switch(optimizer, "train")
     return optimizer
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -49,7 +53,7 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     matrices = {id(layer.weight) for layer in layers[1:-1] if isinstance(layer, nn.Linear) or layer.groups == 1}
-    parameters = list(model.parameters())
+    parameters = _trained(model)
     return [p for p in parameters if id(p) in matrices], [p for p in parameters if id(p) not in matrices]
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cnnbench import optim, regularize
+from cnnbench import optim, regularize, transfer
+from cnnbench.augment import Augmentation
 from cnnbench.build import Spec, build, check
-from cnnbench.data import ImageData
+from cnnbench.data import MIRROR, ImageData, derived_seed
 from cnnbench.images import ImageSet
 from cnnbench.module import Epoch
 from cnnbench.schedule import Schedule
-from cnnbench.schema import Config, ConfigError
+from cnnbench.schema import Augment, Config, ConfigError
 
 
 def check_parts(config: Config, images: ImageSet) -> None:
@@ -29,7 +30,7 @@ def check_parts(config: Config, images: ImageSet) -> None:
     if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
     for group, spec, given, base in (
-        ("model", config.model, ("image_shape", "classes"), nn.Module),
+        ("model", transfer.own_keys(config.model), ("image_shape", "classes"), nn.Module),
         ("optimizer", config.optimizer, ("params", "model"), Optimizer),
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
@@ -45,6 +46,7 @@ def check_parts(config: Config, images: ImageSet) -> None:
             raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, len(images.classes)):
             raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
+        transfer.initialise(config, network)
     optimizer = make_optimizer(config, network)
     if optim.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
         raise ConfigError(
@@ -89,9 +91,23 @@ def epoch_of(config: Config, data: ImageData) -> Epoch:
 
 def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network alone, with new weights."""
-    network = build("model", regularize.put_in(config.regularizer, config.model), image_shape, classes)
+    spec = regularize.put_in(config.regularizer, transfer.own_keys(config.model))
+    network = build("model", spec, image_shape, classes)
     assert isinstance(network, nn.Module)
     return network
+
+
+def make_augmentation(config: Config, images: int, mean: list[float]) -> Augmentation | None:
+    """What changes training images, if anything does.
+
+    Args:
+        config: of the run.
+        images: how many training images there are.
+        mean: bytes per channel, for what is painted over.
+    """
+    if replace(config.augment, mixup=0) == Augment():
+        return None
+    return Augmentation(config.augment, images, mean, derived_seed(config.seed, MIRROR))
 
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:

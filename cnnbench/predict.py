@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnnbench import checkpoint, regularize
+from cnnbench import checkpoint, regularize, transfer
 from cnnbench import record as records
 from cnnbench.build import build
 from cnnbench.data import Normalize
@@ -63,7 +63,9 @@ def _record(folder: Path) -> records.Record:
 
 def _model(folder: Path, record: records.Record) -> nn.Module:
     data = record["data"]
-    spec = regularize.put_in(Regularizer(**record["config"]["regularizer"]), record["config"]["model"])
+    spec = regularize.put_in(
+        Regularizer(**record["config"]["regularizer"]), transfer.own_keys(record["config"]["model"])
+    )
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
     model.add_module("network", build("model", spec, tuple(data["shape"]), len(data["classes"])))

@@ -46,6 +46,7 @@ def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     kept = {k: v for k, v in config.items() if k not in elsewhere}
     places = ("_target_", "root", "md5", "in_memory")
     kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
+    kept["model"] = {k: v for k, v in config["model"].items() if k != "init_from"}  # init_digest is in its place
     kept["precision"] = config["hardware"]["precision"]
     kept["arithmetic"] = ARITHMETIC
     return kept

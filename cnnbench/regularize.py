@@ -33,11 +33,12 @@ def put_in(regularizer: Regularizer, model: dict[str, Any]) -> dict[str, Any]:
 
 
 def penalised(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of convolutions and dense layers, by name: all parameters of two dimensions or more.
+    """Weights of convolutions and dense layers, by name: all parameters of two dimensions or more that are trained.
 
     Biases and the scales and shifts of normalizations have one, and are left alone.
     """
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.dim() >= 2}
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {name: parameter for name, parameter in trained if parameter.dim() >= 2}
 
 
 def penalty(regularizer: Regularizer, weights: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,16 +29,16 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 
-from cnnbench import checkpoint, parts, regularize
+from cnnbench import checkpoint, parts, regularize, transfer
 from cnnbench import record as records
-from cnnbench.augment import Augmentation
 from cnnbench.compose import Job
-from cnnbench.data import MIRROR, ImageData, Normalize, derived_seed, statistics
+from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
+from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
 from cnnbench.progress import REFRESH, Sweep
 from cnnbench.record import Record
-from cnnbench.schema import Augment, Config
+from cnnbench.schema import Config
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
@@ -197,6 +197,7 @@ class _Run:
         _keep_freed_memory()
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
+        transfer.initialise(config, network)
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
         self._record["data"] |= {"mean": mean, "deviation": deviation}
         self._record["protocol"]["regularized"] = regularize.describe(config.regularizer, network)
@@ -206,10 +207,7 @@ class _Run:
         model.add_module("network", network)
         if config.hardware.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        augment = None
-        if replace(config.augment, mixup=0) != Augment():
-            seed = derived_seed(config.seed, MIRROR)
-            augment = Augmentation(config.augment, len(self.images.train), mean, seed)
+        augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
         recipe = Recipe(
             make_optimizer=partial(parts.make_optimizer, config),
@@ -275,9 +273,20 @@ class _Run:
         }
         flat = {k: v for k, v in _flat(asdict(config)).items() if k not in ("runs_dir", "force", "retry")}
         figures = {"hp/val_acc_best": self._record["best"]["val_acc"], "hp/test_acc": module.test_acc}
+        if isinstance(network := self.module.model.get_submodule("network"), Ensemble):
+            self._record["test"]["members"] = [self._accuracy(trainer, member) for member in network.members]
         self.board.log_hyperparams(self.job.choices | flat, figures)
         self.board.finalize("success")
         (folder / "previous.ckpt").unlink(missing_ok=True)
+
+    def _accuracy(self, trainer: pl.Trainer, network: nn.Module) -> float:
+        """Test accuracy of a part of the model."""
+        normalize, hits = self.module.model.get_submodule("normalize"), 0
+        with torch.inference_mode():
+            for images, labels, _ in self.data.test_dataloader():
+                device = next(network.parameters()).device
+                hits += int((network(normalize(images.to(device))).argmax(1) == labels.to(device)).sum())
+        return hits / self.data.sizes["test"]
 
     def _before(self) -> dict[str, Any] | None:
         """The newest good checkpoint, if there is one, and the best epoch's weights are good too."""

@@ -48,6 +48,9 @@ class Data:
     """One channel (luma) instead of three."""
     normalize: str = "standard"
     """`standard`: the training split's mean 0 and deviation 1 per channel. `unit`: 0 to 1. `none`: 0 to 255."""
+    labels: str = "class"
+    """`class`, or `rotation` (Gidaris et al. 2018, learning without labels): each image four times, turned by 0, 90,
+    180 and 270 degrees, and which of them it is."""
     limit: int | None = None
     """At most this many training images (stratified, before the split), and at most as many test images."""
     val: str = "split"
@@ -63,6 +66,7 @@ class Data:
         _check(
             self.normalize in ("standard", "unit", "none"), "data.normalize", self.normalize, "standard, unit or none"
         )
+        _check(self.labels in ("class", "rotation"), "data.labels", self.labels, "class or rotation")
         _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
         _check(self.val in ("split", "test"), "data.val", self.val, "split or test")
         _check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "between 0 and 1")

@@ -12,6 +12,7 @@ from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
 from cnnbench.run import Busy, Interrupted, folder_of, run
+from cnnbench.transfer import identify
 
 
 def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
@@ -28,6 +29,7 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
         ConfigError: a job can't be run; none was started.
     """
     for job, its_images in zip(jobs, images, strict=True):
+        identify(job.config)
         check_parts(job.config, its_images)
     if len(jobs) > 1:
         print(f"{len(jobs)} runs", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from cnnbench.models.all_cnn_c import AllCNNC
 from cnnbench.models.deepobs_3c3d import DeepOBS3c3d
+from cnnbench.models.ensemble import Ensemble
 from cnnbench.models.from_torchvision import torchvision_model
 from cnnbench.models.googlenet import GoogLeNet
 from cnnbench.models.plain_cnn import PlainCNN
@@ -9,4 +10,14 @@ from cnnbench.models.resnet18 import ResNet18
 from cnnbench.models.resnet20 import ResNet20
 from cnnbench.models.vgg16_bn import VGG16BN
 
-__all__ = ["VGG16BN", "AllCNNC", "DeepOBS3c3d", "GoogLeNet", "PlainCNN", "ResNet18", "ResNet20", "torchvision_model"]
+__all__ = [
+    "VGG16BN",
+    "AllCNNC",
+    "DeepOBS3c3d",
+    "Ensemble",
+    "GoogLeNet",
+    "PlainCNN",
+    "ResNet18",
+    "ResNet20",
+    "torchvision_model",
+]

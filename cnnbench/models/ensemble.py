@@ -1,0 +1,38 @@
+"""Several networks as one larger model (document 1, 5.2)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.build import build, check
+from cnnbench.schema import ConfigError
+
+
+class Ensemble(nn.Module):
+    """Trained as one: its output, and so its loss, is that of the mean of its members' logits.
+
+    Args:
+        image_shape: channels, height and width of the images.
+        classes: how many outputs.
+        members: the members' configs, each as in the `model` group; on the command line the names of its options.
+
+    Raises:
+        ConfigError: there are no members, or one of them can't be built.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, members: list[dict[str, Any]]) -> None:
+        super().__init__()
+        if not members:
+            raise ConfigError("model.members=[]: name the members, such as model.members=[document_cnn,resnet20].")
+        for spec in members:
+            check("model.members", spec, ("image_shape", "classes"), _is_module, "a torch.nn.Module")
+        self.members = nn.ModuleList(build("model.members", spec, image_shape, classes) for spec in members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return torch.stack([member(images) for member in self.members]).mean(0)
+
+
+def _is_module(made: type) -> bool:
+    return issubclass(made, nn.Module)
