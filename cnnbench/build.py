@@ -32,6 +32,9 @@ def check(group: str, spec: Spec, given: tuple[str, ...], makes: Callable[[Any],
         return
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{group}._target_={name}: must be the full name of a class, such as torch.optim.Adam.")
+    for key, value in spec.items():
+        if key.startswith("_") and key != "_target_":
+            raise ConfigError(f"{group}.{key}={value}: Hydra's own keys have no place here, except _target_.")
     try:
         target = get_object(name)
     except Exception:

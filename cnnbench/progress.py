@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -56,54 +56,106 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.advance(task, done)
 
 
-@dataclass
-class Sweep:
-    """The progress of a list of runs, and of the one that is under way."""
-
-    total: int
-    epochs: int
-    """Epochs of all runs together: the unit of the sweep's bar."""
-
-    def __post_init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = _progress(self._console)
-        self._whole = None
-        self._run = self._progress.add_task("", total=1, visible=False)
-        if self.total > 1:
-            self._whole = self._progress.add_task(f"{self.total} runs", total=self.epochs)
-        self._done = 0
-        self._written = time.monotonic()
-
-    def __enter__(self) -> "Sweep":
-        if self.visible:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.visible:
-            self._progress.stop()
+class Screen(Protocol):
+    """Where a run shows how it is getting on."""
 
     @property
     def visible(self) -> bool:
         """Is there a terminal, so that steps are worth showing?"""
+
+    def say(self, line: str) -> None:
+        """A line that stays on the screen."""
+
+    def start(self, run: str, epochs: int) -> None:
+        """A run begins, or goes on."""
+
+    def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
+        """The run has come to `epoch` (steps are fractions: 0.5 is half of the first)."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """An epoch has ended."""
+
+    def finish(self) -> None:
+        """The run has ended, after whatever number of epochs."""
+
+
+class Sweep:
+    """The progress of a list of runs.
+
+    Args:
+        total: how many runs there are.
+        epochs: of all runs together, the unit of the sweep's bar.
+    """
+
+    def __init__(self, total: int, epochs: int) -> None:
+        self._console = Console(stderr=True)
+        self.progress = _progress(self._console)
+        self._whole = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
+        self._lines: list[Line] = []
+
+    def __enter__(self) -> "Sweep":
+        if self.visible:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.visible:
+            self.progress.stop()
+
+    @property
+    def visible(self) -> bool:
+        """Is there a terminal?"""
         return self._console.is_terminal
 
     def say(self, line: str) -> None:
         """A line that stays on the screen."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def line(self) -> "Line":
+        """A line of its own for runs that follow each other."""
+        self._lines.append(Line(self))
+        return self._lines[-1]
+
+    def move(self) -> None:
+        """Brings the sweep's own bar up to date."""
+        self.progress.update(self._whole, completed=sum(line.epochs_done for line in self._lines))
+
+
+class Line:
+    """The `Screen` of the runs of one worker."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._task = sweep.progress.add_task("", total=1, visible=False)
+        self._ended, self._now = 0.0, 0.0
+        self._written = time.monotonic()
+
+    @property
+    def epochs_done(self) -> float:
+        """Of all the line's runs."""
+        return self._ended + self._now
+
+    @property
+    def visible(self) -> bool:
+        """Is there a terminal?"""
+        return self._sweep.visible
+
+    def say(self, line: str) -> None:
+        """A line that stays on the screen."""
+        self._sweep.say(line)
+
     def start(self, run: str, epochs: int) -> None:
         """A run begins, or goes on."""
         self._name, self._epochs = run, epochs
-        self._progress.reset(self._run, total=epochs, description=run, detail="", visible=True)
+        self._sweep.progress.reset(self._task, total=epochs, description=run, detail="", visible=True)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
-        """The run has come to `epoch` (steps are fractions: 0.5 is half of the first)."""
+        """The run has come to `epoch`."""
+        self._now = epoch
         speed = f"{images_per_second:,.0f} images/s"
         detail = f"epoch {math.ceil(epoch)}/{self._epochs} loss {loss:.3f} acc {accuracy:.1%} {speed}"
-        self._progress.update(self._run, completed=epoch, detail=detail)
-        if self._whole is not None:
-            self._progress.update(self._whole, completed=self._done + epoch)
+        self._sweep.progress.update(self._task, completed=epoch, detail=detail)
+        self._sweep.move()
 
     def epoch(self, row: dict[str, float]) -> None:
         """An epoch has ended; without a terminal it is a line, at most every ten seconds."""
@@ -116,7 +168,6 @@ class Sweep:
         )
 
     def finish(self) -> None:
-        """The run has ended, after whatever number of epochs."""
-        self._done += self._epochs
-        if self._whole is not None:
-            self._progress.update(self._whole, completed=self._done)
+        """The run has ended."""
+        self._ended, self._now = self._ended + self._epochs, 0.0
+        self._sweep.move()

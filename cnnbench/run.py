@@ -36,7 +36,7 @@ from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
-from cnnbench.progress import REFRESH, Sweep
+from cnnbench.progress import REFRESH, Screen
 from cnnbench.record import Record
 from cnnbench.schema import Config
 
@@ -62,7 +62,7 @@ class Interrupted(Exception):
         self.exit_code = 128 + signum
 
 
-def run(job: Job, images: ImageSet, screen: Sweep) -> Record:
+def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     """Trains, selects, tests once, and writes the record; goes on where an earlier run of the same experiment stopped.
 
     A run that fails or diverges is a result too: its record says so, and nothing is raised.
@@ -122,17 +122,19 @@ def _set_aside(folder: Path, config: Config) -> None:
     with contextlib.suppress(records.RecordError):
         if records.read(path)["status"] == "interrupted" and not config.force:
             return
-    aside = folder / ".old" / time.strftime("%Y%m%d-%H%M%S")
+    old = folder / ".old"
+    aside = old / str(1 + len(list(old.iterdir())) if old.exists() else 1)
     aside.mkdir(parents=True)
-    for item in list(folder.iterdir()):
-        if item.name not in (".lock", ".old"):
-            item.rename(aside / item.name)
+    # What could be gone on with goes first, the record last: a kill in between leaves an old result, not a mixture.
+    items = [item for item in folder.iterdir() if item.name not in (".lock", ".old")]
+    for item in sorted(items, key=lambda item: (item.name == "record.json", "last" not in item.name)):
+        item.rename(aside / item.name)
 
 
 class _Run:
     """The parts of one run while it lasts."""
 
-    def __init__(self, job: Job, images: ImageSet, screen: Sweep, folder: Path) -> None:
+    def __init__(self, job: Job, images: ImageSet, screen: Screen, folder: Path) -> None:
         self.job, self.config, self.images, self.screen, self.folder = job, job.config, images, screen, folder
 
     def record(self) -> Record:
@@ -166,6 +168,8 @@ class _Run:
         }
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
         records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+        if not (self.folder / "record.json").exists():
+            self.save()
         with _signals() as received:
             self.received = received
             try:

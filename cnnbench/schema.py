@@ -258,6 +258,8 @@ class Config:
     """Run again what is already done; the old record is kept aside."""
     retry: bool = False
     """Run again what failed."""
+    workers: int = 1
+    """Runs of a sweep at the same time, each in a process of its own; the threads are divided among them."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     size: str = "full"
     """`small`: cut down to minutes on two cores, see `small`."""
@@ -271,6 +273,7 @@ class Config:
         _check(self.size in ("full", "small"), "size", self.size, "full or small")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _check(self.workers >= 1, "workers", self.workers, "at least 1")
         _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")

@@ -1,10 +1,13 @@
 """Which runs are due, in which order, and what happens when one fails?"""
 
+import contextlib
 import sys
 import time
 from collections import deque
+from collections.abc import Generator
 from pathlib import Path
 
+from cnnbench import record as records
 from cnnbench.compare import compare, show
 from cnnbench.compose import Job
 from cnnbench.images import ImageSet
@@ -13,57 +16,60 @@ from cnnbench.progress import Sweep
 from cnnbench.record import Record
 from cnnbench.run import Busy, Interrupted, folder_of, run
 from cnnbench.transfer import identify
+from cnnbench.workers import Ended, Task, side_by_side
 
 
 def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
-    """Checks all jobs, runs them one after the other, and prints what came out.
+    """Checks all jobs, runs them, and prints what came out.
 
     Args:
         jobs: what was asked for.
         images: the images of each job.
 
     Returns:
-        The exit code: 0 all done, 1 some diverged or failed, 130 or 143 interrupted.
+        The exit code: 0 all done, 1 some diverged, failed or were killed, 130 or 143 interrupted.
 
     Raises:
         ConfigError: a job can't be run; none was started.
     """
-    for job, its_images in zip(jobs, images, strict=True):
+    due: deque[Task] = deque(zip(jobs, images, strict=True))
+    for job, its_images in due:
         identify(job.config)
         check_parts(job.config, its_images)
     if len(jobs) > 1:
         print(f"{len(jobs)} runs", file=sys.stderr)
+    workers = min(jobs[0].config.workers, len(jobs))
     results: list[Record] = []
     code = 0
-    due = deque(zip(jobs, images, strict=True))
-    waiting: set[str] = set()
     with Sweep(len(jobs), sum(job.config.epochs for job in jobs)) as screen:
-        while due:
-            job, its_images = due.popleft()
-            try:
-                result = run(job, its_images, screen)
-            except Busy as busy:  # last; by then it is done, or free to be gone on with
-                due.append((job, its_images))
-                if str(busy) not in waiting:
-                    screen.say(f"{busy}: another process is running it; waiting")
-                    waiting.add(str(busy))
-                elif len(waiting) == len(due):
-                    time.sleep(1)
-                continue
-            except Interrupted as interrupted:
-                code = interrupted.exit_code
-                screen.say(f"Interrupted with {len(results)} of {len(jobs)} runs ended. The same command goes on.")
-                break
-            except OSError as error:
-                code = 1
-                screen.say(f"Stopped with {len(results)} of {len(jobs)} runs ended: {error}. The same command goes on.")
-                break
-            waiting.discard(str(folder_of(job, its_images)))
-            results.append(result)
-            if len(jobs) > 1:
-                screen.say(_line(result))
-            if result["status"] != "done":
-                code = 1
+        running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
+        waiting: set[str] = set()
+        with contextlib.closing(running):
+            for ended in running:
+                path = folder_of(*ended.task)
+                if ended.word == "busy":  # last; by then it is done, or free to be gone on with
+                    due.append(ended.task)
+                    if str(path) not in waiting:
+                        screen.say(f"{path}: another process is running it; waiting")
+                        waiting.add(str(path))
+                    elif len(waiting) == len(due):
+                        time.sleep(1)
+                    continue
+                if ended.exit_code > 128 or ended.word == "disk":
+                    code = max(ended.exit_code, 1)
+                    why = f"Stopped ({ended.message})" if ended.word else "Interrupted"
+                    screen.say(f"{why} with {len(results)} of {len(jobs)} runs ended. The same command goes on.")
+                    break
+                waiting.discard(str(path))
+                if ended.exit_code < 0:
+                    screen.say(f"{path.name}: killed by signal {-ended.exit_code}; the same command goes on with it")
+                    code = 1
+                with contextlib.suppress(records.RecordError):
+                    result = records.read(path / "record.json")
+                    results.append(result)
+                    if len(jobs) > 1 and ended.exit_code == 0:
+                        screen.say(_line(result))
+                    code = code if result["status"] == "done" else 1
     if len(jobs) > 1:
         if results:
             config = jobs[0].config
@@ -71,6 +77,23 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
     elif results:
         _summary(results[0], folder_of(jobs[0], images[0]))
     return code
+
+
+def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
+    """Runs what is due in this process."""
+    line = screen.line()
+    while due:
+        task = due.popleft()
+        try:
+            run(*task, line)
+        except Busy:
+            yield Ended(task, 0, "busy")
+        except Interrupted as interrupted:
+            yield Ended(task, interrupted.exit_code)
+        except OSError as error:
+            yield Ended(task, 1, "disk", str(error))
+        else:
+            yield Ended(task, 0)
 
 
 def _line(record: Record) -> str:

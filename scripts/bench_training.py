@@ -55,7 +55,7 @@ def through_cnnbench(job: Job, images: ImageSet) -> float:
     """The same epoch as a run, from split to record; returns the images/s that the record gives its second epoch."""
     with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs) as screen:
         job.config.runs_dir = folder
-        record = run(job, images, screen)
+        record = run(job, images, screen.line())
         assert record["status"] == "done", record["error"]
         return float(record["history"][-1]["images_per_second"])
 

@@ -98,6 +98,8 @@ def test_help_shows_groups_options_and_five_examples(command) -> None:
         ("data=digits optimizer._target_=torch.nn.Linear", ["optimizer._target_=torch.nn.Linear", "Optimizer"]),
         ("data=digits model._target_=torch.optim.SGD", ["model._target_=torch.optim.SGD", "Module"]),
         ("data=digits scheduler._target_=builtins.print", ["scheduler._target_=builtins.print", "LRScheduler"]),
+        ("data=digits optimizer._partial_=true", ["optimizer._partial_"]),
+        ("workers=0", ["workers=0", "at least 1"]),
         ("augment._target_=builtins.dict", ["augment._target_"]),
         ("augment.flip=sometimes", ["augment.flip=sometimes", "alternating"]),
         ("augment=[flip_crop,cutot]", ["cutot", "Did you mean 'cutout'?"]),

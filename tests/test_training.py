@@ -1,6 +1,7 @@
 """Runs and sweeps from the command line to the record, on real digits and small folders."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -372,6 +373,64 @@ def test_two_processes_do_not_run_one_experiment_twice(command, here: Path) -> N
     assert "-seed1-" in lines[1]  # the other run was not held up
     assert "already done" in lines[2]
     assert records.read(here / "runs" / "default" / first["run_id"] / "record.json") == first
+
+
+def test_workers_give_the_same_records(command, here: Path) -> None:
+    words = "-m data=digits epochs=2 augment=flip_crop hardware.threads=1 seed=0,1 optimizer=adam,sgd"
+    assert command(f"{words} name=one").code == 0
+    result = command(f"{words} name=two workers=2")
+    assert result.code == 0
+    assert result.err.count("validation") >= 4
+    runs = [
+        {
+            r["run_id"]: without_times(r) | {"config": None}
+            for r in map(records.read, records.find(here / "runs" / name))
+        }
+        for name in ("one", "two")
+    ]
+    assert len(runs[1]) == 4
+    assert runs[0] == runs[1]
+    assert "already done" in command(f"{words} name=two workers=2").err
+
+
+KILLER = """
+import os, signal
+from cnnbench.models import PlainCNN
+class Killer(PlainCNN):
+    def forward(self, x):
+        if not x.is_meta and os.path.exists("kill"):
+            os.unlink("kill")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+"""
+
+
+def test_a_killed_worker_takes_no_other_along(here: Path) -> None:
+    (here / "killer.py").write_text(KILLER)
+    (here / "kill").touch()
+    words = "-m data=digits epochs=1 seed=0,1,2 workers=2 model._target_=killer.Killer"
+    command = [sys.executable, "-m", "cnnbench", *words.split()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])}
+    result = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "killed by signal 9" in result.stderr
+    statuses = sorted(records.read(path)["status"] for path in records.find(here / "runs"))
+    assert statuses == ["done", "done", "interrupted"]
+    assert "1 interrupted" in result.stdout
+    again = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("already done") == 2
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_workers_keep_what_they_have(command, here: Path, signum: int, code: int) -> None:
+    words = "-m data=digits epochs=40 hardware.threads=1 seed=0,1,2 workers=2"
+    result = killed_after(2, signum, here, words)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    found = [records.read(path) for path in records.find(here / "runs")]
+    assert {record["status"] for record in found} == {"interrupted"}
+    assert sum(len(record["history"]) for record in found) >= 2
 
 
 def test_tensorboard_has_scalars_and_hparams(command, here: Path) -> None:
