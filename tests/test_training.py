@@ -375,6 +375,20 @@ def test_two_processes_do_not_run_one_experiment_twice(command, here: Path) -> N
     assert records.read(here / "runs" / "default" / first["run_id"] / "record.json") == first
 
 
+def test_the_second_ctrl_c_ends_at_once() -> None:
+    program = (
+        "import os, signal\n"
+        "from cnnbench.run import _signals\n"
+        "with _signals() as received:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('once', received, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('twice')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (130, "once [2]\n")
+
+
 def test_workers_give_the_same_records(command, here: Path) -> None:
     words = "-m data=digits epochs=2 augment=flip_crop hardware.threads=1 seed=0,1 optimizer=adam,sgd"
     assert command(f"{words} name=one").code == 0
