@@ -1,21 +1,13 @@
 """One config in, one record out. The first module on a command's way that imports torch."""
 
 import contextlib
-import ctypes
-import errno
 import logging
 import os
-import platform
-import signal
-import subprocess
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +26,7 @@ from cnnbench import record as records
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
+from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
 from cnnbench.progress import REFRESH, Screen
@@ -48,18 +41,6 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning
 
 class Busy(Exception):
     """Another process is running this experiment."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended a run; what it had done is kept.
-
-    Attributes:
-        exit_code: 130 or 143.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_code = 128 + signum
 
 
 def run(job: Job, images: ImageSet, screen: Screen) -> Record:
@@ -170,7 +151,7 @@ class _Run:
         records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
         if not (self.folder / "record.json").exists():
             self.save()
-        with _signals() as received:
+        with signals() as received:
             self.received = received
             try:
                 self._prepare()
@@ -179,7 +160,7 @@ class _Run:
             except Diverged as error:
                 self._record |= {"status": "diverged", "error": str(error)}
             except BaseException as error:
-                if _is_the_disks(error) or not (received or isinstance(error, Exception)):
+                if is_the_disks(error) or not (received or isinstance(error, Exception)):
                     raise
                 if not received:
                     self._record |= {"status": "failed", "error": self._explain(error)}
@@ -198,7 +179,7 @@ class _Run:
         config, data = self.config, self.data
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
-        _keep_freed_memory()
+        keep_freed_memory()
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         transfer.initialise(config, network)
@@ -256,7 +237,7 @@ class _Run:
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-        self._record["environment"] = _environment(trainer.strategy.root_device)
+        self._record["environment"] = environment(trainer.strategy.root_device)
         self.board = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         if before:
             self._take_history()
@@ -398,71 +379,6 @@ class _Keep(Checkpoint):
     def on_test_batch_end(self, *_: Any) -> None:
         if self._run.received:
             raise Interrupted(self._run.received[0])
-
-
-def _is_the_disks(error: BaseException) -> bool:
-    """No run after this one would fare better: the disk is full, gone, or not ours to write."""
-    return isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-    )
-
-
-def _keep_freed_memory() -> None:
-    """Lets the C library keep the memory of a step for the next one.
-
-    Otherwise it gives large blocks back to the system after each use and asks for them again, empty, page by page: a
-    sixth of a step's time on a processor.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM, to be acted on between two steps; the second Ctrl-C ends the process at once."""
-    received: list[int] = []
-
-    def note(signum: int, _: object) -> None:
-        if signum in received and signum == signal.SIGINT:
-            os._exit(128 + signum)
-        received.append(signum)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    packages = ("cnnbench", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
-    here = Path(__file__).parent
-    commit = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if (here.parent / ".git").exists():
-            command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-            commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        **{name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "git_commit": commit,
-    }
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,10 +11,11 @@ from cnnbench import record as records
 from cnnbench.compare import compare, show
 from cnnbench.compose import Job
 from cnnbench.images import ImageSet
+from cnnbench.machine import Interrupted
 from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
-from cnnbench.run import Busy, Interrupted, folder_of, run
+from cnnbench.run import Busy, folder_of, run
 from cnnbench.transfer import identify
 from cnnbench.workers import Ended, Task, side_by_side
 

@@ -123,7 +123,8 @@ def _work(job: Job, shared: Path, pipe: Any, threads: int, visible: bool) -> Non
     """One run, in its own process."""
     import torch
 
-    from cnnbench.run import Busy, Interrupted, run
+    from cnnbench.machine import Interrupted
+    from cnnbench.run import Busy, run
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(threads)

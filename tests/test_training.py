@@ -378,8 +378,8 @@ def test_two_processes_do_not_run_one_experiment_twice(command, here: Path) -> N
 def test_the_second_ctrl_c_ends_at_once() -> None:
     program = (
         "import os, signal\n"
-        "from cnnbench.run import _signals\n"
-        "with _signals() as received:\n"
+        "from cnnbench.machine import signals\n"
+        "with signals() as received:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('once', received, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
