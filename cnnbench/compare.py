@@ -302,7 +302,7 @@ def _draw(comparisons: list[Comparison], path: Path) -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
     height = 4.6 * len(comparisons)
     figure, grid = plt.subplots(len(comparisons), 2, figsize=(12, height), squeeze=False, layout="constrained")
@@ -325,10 +325,12 @@ def _draw(comparisons: list[Comparison], path: Path) -> None:
             axis.grid(color="0.9")
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_yscale("log")
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes[0].set_title(comparison.title, loc="left", fontsize=9)
+        axes[0].yaxis.set_major_formatter(LogFormatter())
+        axes[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        title = f"{comparison.title}\nlines: mean of the seeds; bands: their range"
+        axes[0].set_title(title, loc="left", fontsize=9)
         if any(c.done for c in comparison.contestants):
             axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-            axes[1].set_title("lines: mean of the seeds; bands: their range", loc="right", fontsize=9, color="0.4")
     records.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150, metadata={"Software": None}))
     plt.close(figure)

@@ -211,7 +211,10 @@ class Composer:
             small = config.small
             config.data.limit = min(config.data.limit or small.limit, small.limit)
             config.epochs = min(config.epochs, small.epochs)
-        taken = {g: _option_name(choices[g]) for g in GROUPS if choices.get(g) is not None}
+        taken = {group: str(choices[group]) for group in GROUPS if choices.get(group) is not None}
+        for override in self._parse([*fixed, *combination]):  # Hydra doesn't tell when a group has several options
+            if override.key_or_group in _SUMS and isinstance(override.value(), list):
+                taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
         return Job(config, taken, tuple(word.lstrip("+") for word in combination))
 
 
@@ -223,10 +226,6 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(composed):
         del composed["hydra"]
     return composed
-
-
-def _option_name(choice: Any) -> str:
-    return "+".join(choice) if OmegaConf.is_list(choice) or isinstance(choice, list) else str(choice)
 
 
 def _settle_lr(config: Config, given_in_group: bool) -> None:

@@ -77,6 +77,7 @@ def test_none_is_no_regularizer(command, here: Path) -> None:
 def test_where_it_went_is_in_the_record(command, here: Path) -> None:
     words = "data=digits epochs=1 regularizer=[l2,dropout,batch_norm]"
     assert command(words).code == 0
+    assert record(here)["choices"]["regularizer"] == "l2+dropout+batch_norm"
     assert record(here)["protocol"]["regularized"] == {
         "penalised": ["conv1.weight", "conv2.weight", "dense1.weight", "output.weight"],
         "dropout": ["dense_dropout1"],
