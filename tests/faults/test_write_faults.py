@@ -65,7 +65,7 @@ def test_each_write_fails_once(command, here: Path, monkeypatch, kind: str) -> N
                 result = command(f"{WORDS} name={name}")
                 assert result.code == 1
                 assert "Traceback" not in result.err
-                (line,) = (line for line in result.err.splitlines() if "Stopped with" in line)
+                (line,) = (line for line in result.err.splitlines() if "Stopped (" in line)
                 assert os.strerror({"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}[kind]) in line
         before = {path: path.read_bytes() for path in records.find(here / "runs" / name)}
         assert all(records.read(path)["status"] == "interrupted" for path in before)  # each can be read
