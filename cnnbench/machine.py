@@ -38,8 +38,10 @@ def signals() -> Iterator[list[int]]:
             os._exit(128 + signum)
         received.append(signum)
 
+    # What is ignored stays ignored: a shell does that to what runs in the background.
+    heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, note) for s in heeded}
     except ValueError:  # not the main thread: signals are somebody else's
         before = {}
     try:

@@ -209,6 +209,11 @@ def test_a_sweep_ends_in_its_own_comparison(command, here: Path) -> None:
         assert (here / "runs" / "default" / name).stat().st_size > 100
 
 
+def heed_ctrl_c() -> None:
+    """Tests that run in the background inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def killed_after(epochs: int, signum: int, here: Path, words: str) -> subprocess.CompletedProcess[str]:
     """Starts the command, waits until the record has so many epochs, and sends the signal."""
     process = subprocess.Popen(
@@ -217,6 +222,7 @@ def killed_after(epochs: int, signum: int, here: Path, words: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
         cwd=here,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -385,7 +391,8 @@ def test_the_second_ctrl_c_ends_at_once() -> None:
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('twice')\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=heed_ctrl_c)
     assert (result.returncode, result.stdout) == (130, "once [2]\n")
 
 
@@ -436,7 +443,9 @@ def test_a_killed_worker_takes_no_other_along(here: Path) -> None:
     assert again.stderr.count("already done") == 2
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupted_workers_keep_what_they_have(command, here: Path, signum: int, code: int) -> None:
     words = "-m data=digits epochs=40 hardware.threads=1 seed=0,1,2 workers=2"
     result = killed_after(2, signum, here, words)
