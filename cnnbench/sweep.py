@@ -62,8 +62,9 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
                     screen.say(f"{why} with {len(results)} of {len(jobs)} runs ended. The same command goes on.")
                     break
                 waiting.discard(str(path))
-                if ended.exit_code < 0:
-                    screen.say(f"{path.name}: killed by signal {-ended.exit_code}; the same command goes on with it")
+                if ended.exit_code != 0:
+                    how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
+                    screen.say(f"{path.name}: {how}; the same command goes on with it")
                     code = 1
                 with contextlib.suppress(records.RecordError):
                     result = records.read(path / "record.json")
