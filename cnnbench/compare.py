@@ -122,7 +122,7 @@ def compare(runs: list[Record], by: str | None = None) -> list[Comparison]:
     for run in runs:
         parts = records.experiment(run["config"], run["data"]["fingerprint"])
         del parts["seed"]
-        settings[_setting(run)][json.dumps(parts, sort_keys=True)].append(run)
+        settings[_setting(run)][records.canonical(parts)].append(run)
     comparisons = []
     for title, contestants in settings.items():
         ordered = [sorted(seeds, key=lambda run: run["config"]["seed"]) for seeds in contestants.values()]

@@ -21,8 +21,11 @@ from cnnbench.schedule import Schedule
 from cnnbench.schema import Augment, Config, ConfigError
 
 
-def check_parts(config: Config, images: ImageSet) -> None:
+def check_parts(config: Config, images: ImageSet) -> list[str]:
     """Builds what the config names, without weights, and sends one image through it.
+
+    Returns:
+        What may run but deserves a warning.
 
     Raises:
         ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the rest.
@@ -62,6 +65,13 @@ def check_parts(config: Config, images: ImageSet) -> None:
         schedule.after_epoch(1.0)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
+    whole = config.update.accumulate is None and epoch.batches > 1
+    if whole and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
+        return [
+            f"update=full_batch: batch norm takes its statistics from each {epoch.batch_size} images, so the step is "
+            f"not quite that of one batch of all {epoch.images}."
+        ]
+    return []
 
 
 def _is_a(base: type, made: type) -> bool:

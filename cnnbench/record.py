@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 """Raised when a field changes its meaning."""
 
 ARITHMETIC = 1
-"""Raised when the same config would give other numbers: part of every run's identity."""
+"""Raised when the same config would give other numbers, a default's new value included: part of every identity."""
 
 HISTORY = (
     "epoch", "train_loss", "train_acc", "penalty", "val_loss", "val_acc", "lr", "images_seen", "seconds",
@@ -53,12 +53,34 @@ def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     return kept
 
 
+_DEFAULTS = experiment(asdict(Config()), "")
+
+
 def run_id(config: Config, optimizer: str, fingerprint: str) -> str:
     """The run's folder: readable, and ending in a hash of the experiment, such as `adam-lr0.001-seed0-1a2b3c4d5e`."""
-    canonical = json.dumps(_plain(experiment(asdict(config), fingerprint)), sort_keys=True)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    digest = hashlib.sha256(canonical(experiment(asdict(config), fingerprint)).encode()).hexdigest()[:10]
     lr = "" if config.lr is None else f"-lr{config.lr:g}"
     return f"{optimizer}{lr}-seed{config.seed}-{digest}"
+
+
+def canonical(experiment_: dict[str, Any]) -> str:
+    """An experiment as text, the same for the same numbers.
+
+    Keys at their default are left out, so that results outlive a version that has one key more.
+    """
+    return json.dumps(_plain(_without(experiment_, _DEFAULTS)), sort_keys=True)
+
+
+def _without(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from `defaults`, in all depths; `arithmetic` stays."""
+    said: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            if different := _without(value, defaults[key]):
+                said[key] = different
+        elif key not in defaults or key == "arithmetic" or _plain(value) != _plain(defaults[key]):
+            said[key] = value
+    return said
 
 
 def _plain(value: Any) -> Any:
@@ -146,7 +168,7 @@ def _check(record: Record) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is no text")
-    if record["status"] == "done" and not (best and test and record["history"]):
+    if record["status"] == "done" and not (best and record["history"] and (test or not config.get("test", True))):
         raise ValueError("done without a result")
     for claim in config.get("claims", []):
         if (

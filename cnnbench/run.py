@@ -130,7 +130,7 @@ class _Run:
             "protocol": {
                 "validation": config.data.val,
                 "selection": "highest validation accuracy, the first of equals",
-                "test": "once, with the selected epoch's weights",
+                "test": "once, with the selected epoch's weights" if config.test else "closed",
                 "regularized": {},
             },
             "data": {
@@ -246,23 +246,31 @@ class _Run:
             progress: Any = trainer.fit_loop.epoch_progress.current
             progress.processed = progress.completed = len(module.history)
             trainer.fit(module, datamodule=self.data)
-        module.model.load_state_dict(checkpoint.read(folder / "best.ckpt")["model"])
+        figures = {"hp/val_acc_best": self._record["best"]["val_acc"]}
+        if config.test:
+            self._record["test"] = self._test(trainer)
+            figures["hp/test_acc"] = module.test_acc
+        flat = {k: v for k, v in _flat(asdict(config)).items() if k not in ("runs_dir", "force", "retry")}
+        self.board.log_hyperparams(self.job.choices | flat, figures)
+        self.board.finalize("success")
+        (folder / "previous.ckpt").unlink(missing_ok=True)
+
+    def _test(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Opens the test set."""
+        module = self.module
+        module.model.load_state_dict(checkpoint.read(self.folder / "best.ckpt")["model"])
         trainer.test(module, datamodule=self.data, verbose=False)
         tested = module.confusion.sum(1).tolist()
         hits = module.confusion.diagonal().tolist()
-        self._record["test"] = {
+        result = {
             "acc": module.test_acc,
             "loss": module.test_loss,
             "per_class": [hit / n if n else None for hit, n in zip(hits, tested, strict=True)],
             "confusion": module.confusion.tolist(),
         }
-        flat = {k: v for k, v in _flat(asdict(config)).items() if k not in ("runs_dir", "force", "retry")}
-        figures = {"hp/val_acc_best": self._record["best"]["val_acc"], "hp/test_acc": module.test_acc}
-        if isinstance(network := self.module.model.get_submodule("network"), Ensemble):
-            self._record["test"]["members"] = [self._accuracy(trainer, member) for member in network.members]
-        self.board.log_hyperparams(self.job.choices | flat, figures)
-        self.board.finalize("success")
-        (folder / "previous.ckpt").unlink(missing_ok=True)
+        if isinstance(network := module.model.get_submodule("network"), Ensemble):
+            result["members"] = [self._accuracy(trainer, member) for member in network.members]
+        return result
 
     def _accuracy(self, trainer: pl.Trainer, network: nn.Module) -> float:
         """Test accuracy of a part of the model."""

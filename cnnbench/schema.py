@@ -250,6 +250,8 @@ class Config:
     """Largest norm of the whole gradient; null leaves it alone."""
     seed: int = 0
     """Moves everything random: split, initial weights, order, augmentation, dropout."""
+    test: bool = True
+    """Test once, with the selected epoch's weights; false leaves the test set closed, as in the trials of `tune`."""
     name: str = "default"
     """The folder under `runs_dir` that collects the runs of one question."""
     runs_dir: str = "runs"

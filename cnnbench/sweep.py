@@ -34,9 +34,12 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
         ConfigError: a job can't be run; none was started.
     """
     due: deque[Task] = deque(zip(jobs, images, strict=True))
+    warnings: dict[str, None] = {}
     for job, its_images in due:
         identify(job.config)
-        check_parts(job.config, its_images)
+        warnings |= dict.fromkeys(check_parts(job.config, its_images))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if len(jobs) > 1:
         print(f"{len(jobs)} runs", file=sys.stderr)
     workers = min(jobs[0].config.workers, len(jobs))
@@ -101,7 +104,8 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
 def _line(record: Record) -> str:
     if record["status"] != "done":
         return f"{record['run_id']}: {record['status']}: {_reason(record)}"
-    return f"{record['run_id']}: validation {record['best']['val_acc']:.2%}, test {record['test']['acc']:.2%}"
+    test = "" if record["test"] is None else f", test {record['test']['acc']:.2%}"
+    return f"{record['run_id']}: validation {record['best']['val_acc']:.2%}{test}"
 
 
 def _reason(record: Record) -> str:

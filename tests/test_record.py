@@ -25,6 +25,7 @@ def test_the_id_is_readable() -> None:
         "lr=0.002", "seed=1", "epochs=49", "batch_size=64", "clip=1", "optimizer=sgd", "optimizer.betas=[0.8,0.999]",
         "data.limit=100", "data.val=test", "data.normalize=unit", "augment=flip_crop", "scheduler=step", "stop=early",
         "hardware=cpu_bf16", "model.dense=[64]", "data.image_size=16",
+        "test=false",
     ],
 )  # fmt: skip
 def test_what_defines_an_experiment_is_in_the_id(words: str) -> None:
@@ -41,6 +42,16 @@ def test_what_defines_an_experiment_is_in_the_id(words: str) -> None:
 )  # fmt: skip
 def test_nothing_else_is(words: str) -> None:
     assert run_id(words) == run_id("")
+
+
+def test_a_key_that_a_later_version_adds_leaves_ids_alone(monkeypatch) -> None:
+    before = run_id("optimizer=sgd")
+    old = records.experiment
+    monkeypatch.setattr(records, "_DEFAULTS", records._DEFAULTS | {"new": {"key": 1}})
+    monkeypatch.setattr(records, "experiment", lambda *a: old(*a) | {"new": {"key": 1}})
+    assert run_id("optimizer=sgd") == before
+    monkeypatch.setattr(records, "experiment", lambda *a: old(*a) | {"new": {"key": 2}})
+    assert run_id("optimizer=sgd") != before
 
 
 def test_the_order_of_overrides_does_not_matter() -> None:

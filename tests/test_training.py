@@ -66,6 +66,19 @@ def test_a_run_and_its_record(command, here: Path) -> None:
     assert result.err.strip() == ""
 
 
+def test_the_test_set_can_stay_closed(command, here: Path) -> None:
+    open_, closed = command(f"{DIGITS} name=open"), command(f"{DIGITS} name=closed test=false")
+    assert (open_.code, closed.code) == (0, 0)
+    first, second = record(here / "runs" / "open"), record(here / "runs" / "closed")
+    assert second["test"] is None
+    assert second["protocol"]["test"] == "closed"
+    assert second["status"] == "done"
+    assert second["best"] == first["best"]
+    assert "test accuracy" in open_.out
+    assert "test accuracy" not in closed.out
+    assert "already done" in command(f"{DIGITS} name=closed test=false").err
+
+
 def test_the_saved_model_gives_the_recorded_test_accuracy(command, here: Path) -> None:
     command(f"{DIGITS} data.image_size=12")
     found = record(here)

@@ -64,3 +64,12 @@ def test_weights_by_hand() -> None:
     total = Epoch(images=23, batch_size=5, accumulate=3, reduction="sum")
     assert [total.weight(i, n) for i, n in enumerate(sizes)] == [1, 1, 1, 1, 3 / 5]
     assert Epoch(images=10, batch_size=128, accumulate=1).weight(0, 10) == 1
+
+
+def test_full_batch_with_batch_norm_is_warned_of_once(command) -> None:
+    words = "-m data=digits data.limit=200 epochs=1 batch_size=50 seed=0,1 update=full_batch"
+    warned = command(f"{words} regularizer=batch_norm")
+    assert warned.code == 0
+    assert warned.err.count("warning: update=full_batch: batch norm") == 1
+    assert "warning" not in command(words).err
+    assert "warning" not in command(f"{words} regularizer=batch_norm batch_size=500 name=one").err
