@@ -1,19 +1,25 @@
 """What can be typed? Everything slow is imported only when the command is known to be good."""
 
 import argparse
+import math
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnbench.compose import GROUPS, KEYS, Job, config_source
 from cnnbench.schema import ConfigError, nearest
+from cnnbench.trials import SAMPLERS, Order, contestants
+
+if TYPE_CHECKING:
+    from cnnbench.images import ImageSet
 
 EXAMPLES = """\
   cnnbench experiment=quickstart                            five optimizers x 3 seeds, two minutes, no download
   cnnbench optimizer=adam lr=1e-3                           one run: the documents' CNN on CIFAR-10
   cnnbench -m optimizer=sgd,momentum,adam seed=0,1,2        a sweep, and its comparison
   cnnbench data=folder data.root=DIR epochs=10              your own images: DIR/train/<class>/*, DIR/test/<class>/*
+  cnnbench tune optimizer=sgd,momentum,adam trials=12 seeds=3    a learning rate for each, then a fair comparison
   cnnbench compare runs/default by=optimizer                each optimizer with the setting that was best on validation
 """
 
@@ -81,7 +87,15 @@ def _train(words: list[str]) -> int:
 
 
 def _run(jobs: list[Job]) -> int:
-    from cnnbench.images import ImageSet, load
+    images = _images(jobs)
+    from cnnbench.sweep import run_all
+
+    return run_all(jobs, images)
+
+
+def _images(jobs: list[Job]) -> "list[ImageSet]":
+    """Each job's images; those of several jobs are loaded once."""
+    from cnnbench.images import load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
     images = []
@@ -90,9 +104,7 @@ def _run(jobs: list[Job]) -> int:
         if key not in loaded:
             loaded[key] = load(data)
         images.append(loaded[key])
-    from cnnbench.sweep import run_all
-
-    return run_all(jobs, images)
+    return images
 
 
 def _help(options: dict[str, list[str]]) -> str:
@@ -100,7 +112,8 @@ def _help(options: dict[str, list[str]]) -> str:
     groups = "\n".join(f"  {group:<{width}}  {', '.join(options[group])}" for group in GROUPS)
     return f"""\
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train, and compare where it is a sweep (-m: a,b,c are three runs)
-cnnbench compare FOLDER... [by=GROUP]            table, figure and files of finished runs
+cnnbench compare FOLDER... [by=GROUP]            verdicts, report and figures of finished runs
+cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
 cnnbench predict RUN IMAGE...                    what a trained model sees
 cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
 
@@ -121,22 +134,70 @@ Examples
 {EXAMPLES}"""
 
 
-def _compare(words: list[str]) -> int:
-    from cnnbench.compare import compare, load, show
+def _settings(words: list[str], allowed: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Splits words into a command's own settings, KEY=VALUE, and the rest."""
+    pairs = {word: word.partition("=") for word in words}
+    own = [word for word in words if pairs[word][0] in allowed and pairs[word][1]]
+    return {pairs[word][0]: pairs[word][2] for word in own}, [word for word in words if word not in own]
 
+
+def _number(settings: dict[str, str], key: str, kind: type[int] | type[float], low: float, high: float) -> Any:
+    """A setting as a number; None where it isn't given."""
+    if key not in settings:
+        return None
+    try:
+        value = kind(settings[key])
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        bound = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
+        raise ConfigError(f"{key}={settings[key]}: must be {'a whole number' if kind is int else 'a number'} {bound}.")
+    return value
+
+
+def _compare(words: list[str]) -> int:
     parser = _Parser(prog="cnnbench compare", allow_abbrev=False, description="Compares finished runs.")
-    parser.add_argument("words", nargs="*", metavar="FOLDER | by=GROUP")
-    words = parser.parse_args(words).words
-    settings = [word.partition("=") for word in words if "=" in word and not Path(word).exists()]
-    for key, _, _value in settings:
-        if key != "by":
-            raise ConfigError(f"{key}: compare has no such setting. Allowed: by.")
-    folders = [Path(word).expanduser() for word in words if "=" not in word or Path(word).exists()]
-    if not folders:
+    parser.add_argument(
+        "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | apart=true"
+    )
+    allowed = ["by", "baseline", "target", "apart"]
+    settings, rest = _settings(parser.parse_args(words).words, allowed)
+    for word in rest:
+        if "=" in word and not Path(word).exists():
+            raise ConfigError(f"{word}: compare has no such setting.{nearest(word.partition('=')[0], allowed)}")
+    if not rest:
         raise ConfigError("compare: name a folder of runs, such as runs/default.")
-    by = settings[-1][2] if settings else None
-    show(compare(load(folders), by), folders[0])
+    target = _number(settings, "target", float, 0, 1)
+    apart = settings.get("apart", "false")
+    if apart not in ("true", "false"):
+        raise ConfigError(f"apart={apart}: must be true or false.")
+    folders = [Path(word).expanduser() for word in rest]
+    from cnnbench.compare import compare, load, load_tuning
+    from cnnbench.report import show
+
+    comparisons = compare(load(folders), settings.get("by"), settings.get("baseline"), target, apart == "true")
+    show(comparisons, folders[0], load_tuning(folders[0]))
     return 0
+
+
+def _tune(words: list[str]) -> int:
+    parser = _Parser(prog="cnnbench tune", allow_abbrev=False, description="Finds each contestant's best setting.")
+    parser.add_argument("words", nargs="*", metavar="trials=12 | seeds=3 | sampler=NAME | space=NAME | KEY=VALUE,...")
+    parser.add_argument("--config-dir", type=Path)
+    options = parser.parse_intermixed_args(words)
+    settings, rest = _settings(options.words, ["trials", "seeds", "sampler", "space"])
+    sampler = settings.get("sampler", "quasi_random")
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler={sampler}: there is no such sampler.{nearest(sampler, list(SAMPLERS))}")
+    numbers = {key: _number(settings, key, int, 1, math.inf) for key in ("trials", "seeds")}
+    given = {key: value for key, value in numbers.items() if value is not None}
+    order = Order(rest, sampler=sampler, space=settings.get("space"), **given)
+    with config_source(options.config_dir) as composer:
+        plan, jobs = contestants(composer, order)
+        images = _images(jobs)
+        from cnnbench.tune import tune
+
+        return tune(composer, plan, jobs, images)
 
 
 def _preview(words: list[str]) -> int:
@@ -173,4 +234,4 @@ def _predict(words: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"compare": _compare, "predict": _predict, "preview": _preview}
+_COMMANDS = {"compare": _compare, "tune": _tune, "predict": _predict, "preview": _preview}

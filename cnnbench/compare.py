@@ -1,25 +1,28 @@
-"""What do the records say, and how is it shown? Table, CSV, Markdown and curves. (imports no torch)
+"""What do the records say, and with what certainty? Contestants, measures and verdicts. (imports no torch)
 
 Runs that differ only in their seed are one contestant. Contestants are put side by side only where data, split and
-validation source are the same; otherwise each such setting gets a table of its own.
+validation source are the same.
 """
 
-import csv
-import io
 import json
-import statistics
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from cnnbench import record as records
+from cnnbench import stats, trials
 from cnnbench.record import Record
 from cnnbench.schema import ConfigError, nearest
+from cnnbench.stats import Pair
+
+MOST_PAIRED = 20
+"""With more contestants than this each is compared with the best one alone."""
 
 
 @dataclass
@@ -31,61 +34,193 @@ class Contestant:
     settings: int = 1
     """How many settings were tried before this one was chosen (`by=`)."""
 
-    @property
+    @cached_property
     def done(self) -> list[Record]:
         """The runs that came to their end."""
         return [run for run in self.runs if run["status"] == "done"]
 
-    def measured(self, *path: str) -> list[float]:
-        """A number of each finished run, such as `measured("best", "val_acc")`."""
-        values = []
-        for run in self.done:
-            value: Any = run
-            for key in path:
-                value = None if value is None else value[key]
-            if value is not None:
-                values.append(float(value))
-        return values
+    def measured(self, measure: str, target: float = math.inf) -> list[float]:
+        """A measure of each finished run, by its name in `measure`."""
+        return [value for run in self.done if (value := measures(run, target)[measure]) is not None]
 
-    @property
-    def val_acc(self) -> float:
-        """Mean of the best validation accuracies; -1 if no run was finished."""
-        return _mean(self.measured("best", "val_acc"), -1.0)
+    def by_seed(self, measure: str) -> dict[int, float]:
+        """A measure of each finished run by its seed."""
+        values = {run["config"]["seed"]: measures(run)[measure] for run in self.done}
+        return {seed: value for seed, value in values.items() if value is not None}
 
-    @property
-    def seconds(self) -> list[float]:
-        """Training time of each finished run, evaluation left out."""
-        return [sum(row["seconds"] for row in run["history"]) for run in self.done]
+    def mean(self, measure: str) -> float | None:
+        """Mean over seeds; None if there is nothing to take it of."""
+        values = self.measured(measure)
+        return sum(values) / len(values) if values else None
 
     @property
     def statuses(self) -> Counter[str]:
         """How many runs ended how."""
         return Counter(run["status"] for run in self.runs)
 
+    @property
+    def per_class(self) -> list[float | None]:
+        """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
+        columns = zip(*(run["test"]["per_class"] for run in self.done if run["test"]), strict=True)
+        return [None if None in column else sum(column) / len(column) for column in columns]
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Test images of all seeds together by true class (rows) and predicted class (columns)."""
+        tables = [run["test"]["confusion"] for run in self.done if run["test"]]
+        return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+
+def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
+    """What is measured of a finished run.
+
+    Args:
+        run: its record.
+        target: a validation accuracy from 0 to 1.
+
+    Returns:
+        `test`: accuracy at the selected epoch; `val`: best validation accuracy; `final_val`: that of the last epoch;
+        `train_loss`: of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `epoch`: the
+        selected one; `epochs`, `images` and `seconds`: of training, all in all; `speed`: training images per second;
+        `target_epochs`, `target_images`, `target_seconds`: until the target was first reached, infinite if never.
+    """
+    history, best = run["history"], run["best"]
+    selected = history[best["epoch"] - 1]
+    hit = next((i for i, row in enumerate(history) if row["val_acc"] >= target), None)
+    seconds = sum(row["seconds"] for row in history)
+    return {
+        "test": run["test"]["acc"] if run["test"] else None,
+        "val": best["val_acc"],
+        "final_val": history[-1]["val_acc"],
+        "train_loss": history[-1]["train_loss"],
+        "gap": selected["train_acc"] - selected["val_acc"],
+        "epoch": best["epoch"],
+        "epochs": len(history),
+        "images": history[-1]["images_seen"],
+        "seconds": seconds,
+        "speed": history[-1]["images_seen"] / seconds if seconds else None,
+        "target_epochs": math.inf if hit is None else hit + 1,
+        "target_images": math.inf if hit is None else history[hit]["images_seen"],
+        "target_seconds": math.inf if hit is None else sum(row["seconds"] for row in history[: hit + 1]),
+    }
+
 
 @dataclass
 class Comparison:
-    """Contestants that may be put side by side, best first."""
+    """Contestants that may be put side by side, the one with the best mean validation accuracy first."""
 
     title: str
     contestants: list[Contestant]
+    baseline: str | None = None
+    """The contestant that the others are compared with; None compares all pairs."""
+    given_target: float | None = None
+
+    @property
+    def measure(self) -> str:
+        """What the verdicts are about: `test`, or `val` where the test set stayed closed."""
+        return "test" if any(c.measured("test") for c in self.contestants) else "val"
+
+    @property
+    def judged(self) -> str:
+        """The same in words."""
+        return "test accuracy" if self.measure == "test" else "best validation accuracy"
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The verdicts, by `measure`."""
+        samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
+        run = self.contestants[0].runs[0]
+        images = run["data"]["sizes"]["test" if self.measure == "test" else "val"]
+        only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
+        return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
+
+    @cached_property
+    def target(self) -> float:
+        """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches."""
+        if self.given_target is not None:
+            return self.given_target
+        means = [mean for c in self.contestants if (mean := c.mean("val")) is not None]
+        return math.floor(100 * stats.median(means)) / 100 if means else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """Two sentences for a person in a hurry."""
+        done = [c for c in self.contestants if c.done]
+        if len(done) < 2:
+            return "There are not two contestants with finished runs. So there is no verdict."
+        leader = next((c for c in done if c.label == self.baseline), done[0])
+        mean = leader.mean(self.measure)
+        head = f"{leader.label} has {'the best validation accuracy' if leader is done[0] else 'been named as baseline'}"
+        head += f" and {mean:.2%} on the test images" if self.measure == "test" and mean is not None else ""
+        if max(len(c.done) for c in done) < 2:
+            return f"{head}. One seed says nothing of how sure a difference is: run at least three, seed=0,1,2."
+        sides: dict[str, list[str]] = defaultdict(list)
+        for pair in self.pairs:
+            if leader.label in (pair.first, pair.second):
+                other = pair.second if pair.first == leader.label else pair.first
+                turned = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
+                verdict = pair.verdict if pair.first == leader.label else turned
+                hint = f" (about {pair.seeds_needed} seeds would settle it)" if pair.seeds_needed else ""
+                sides[verdict].append(other + hint)
+        told = [
+            f"{word} {_enumerate(sides[verdict])}"
+            for verdict, word in (("better", "better than"), ("worse", "worse than"))
+            if sides[verdict]
+        ]
+        head += f"; it is {' and '.join(told)}." if told else "; beyond doubt it is better than none of the others."
+        unsure = sides["not distinguishable"]
+        return f"{head} " + (
+            f"Not distinguishable from it: {_enumerate(unsure)}."
+            if unsure
+            else "Each of these differences is beyond noise."
+        )
 
     @property
     def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
-        """What documents claim of these contestants: (source, contestant, metric, claimed, measured)."""
+        """What documents claim of these contestants: (source, contestant, measure, claimed, measured)."""
         found = []
         for contestant in self.contestants:
             run = contestant.runs[0]
             for claim in run["config"].get("claims", []):
                 if all(run["choices"].get(group) == option for group, option in claim["match"].items()):
-                    path = ("best", "val_acc") if claim["metric"] == "best_val_acc" else ("test", "acc")
-                    measured = contestant.measured(*path)
-                    found.append((claim["source"], contestant.label, claim["metric"], claim["value"], measured))
+                    measure = "val" if claim["metric"] == "best_val_acc" else "test"
+                    measured = contestant.measured(measure)
+                    found.append((claim["source"], contestant.label, measure, claim["value"], measured))
         return found
+
+
+def _enumerate(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+@dataclass
+class Tuning:
+    """How the contestants' settings were found."""
+
+    plan: trials.Plan
+    entries: list[trials.Entry] = field(default_factory=list)
+
+    @cached_property
+    def curves(self) -> dict[str, list[float]]:
+        """Expected best validation accuracy of 1, 2, ... trials; a diverged trial counts as 0."""
+        results = {e.tuned.label: [trial.val_acc or 0.0 for trial in e.ended] for e in self.entries}
+        return {label: stats.expected_best(found) for label, found in results.items() if found}
+
+    @property
+    def flips(self) -> str:
+        """Who leads at which number of trials, in words."""
+        found = stats.leaders(self.curves)
+        if len(self.curves) < 2 or not found:
+            return ""
+        then = [f"{label} from {n} on" for n, label in found[1:]]
+        first = f"With one trial {found[0][1]} leads"
+        return f"{first}, {', '.join(then)}." if then else f"{first}, and with any other number of trials too."
 
 
 def load(folders: Iterable[Path]) -> list[Record]:
     """All records below `folders`, each once; what can't be read is named on the screen and left out.
+
+    Trials of a tuning are left out too: they are in its ledger. Each record gets a `folder`.
 
     Raises:
         ConfigError: a folder isn't there, or there is no record at all.
@@ -94,41 +229,77 @@ def load(folders: Iterable[Path]) -> list[Record]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder.")
+        tried = folder / trials.FOLDER if (folder / trials.FILE).exists() else None
         for path in records.find(folder):
-            try:
-                found[path.resolve()] = records.read(path)
-            except records.RecordError as error:
-                Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+            if tried is None or tried not in path.parents:
+                try:
+                    found[path.resolve()] = records.read(path) | {"folder": path.parent}
+                except records.RecordError as error:
+                    Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
     if not found:
         raise ConfigError(f"{', '.join(map(str, folders))}: no records there (runs/NAME/RUN/record.json).")
     return list(found.values())
 
 
-def compare(runs: list[Record], by: str | None = None) -> list[Comparison]:
+def load_tuning(folder: Path) -> Tuning | None:
+    """The tuning whose folder this is, if it is one.
+
+    Raises:
+        ConfigError: its plan is damaged.
+    """
+    plan = trials.read(folder)
+    return None if plan is None else Tuning(plan, trials.ledger(folder, plan))
+
+
+def compare(
+    runs: list[Record],
+    by: str | None = None,
+    baseline: str | None = None,
+    target: float | None = None,
+    apart: bool = False,
+) -> list[Comparison]:
     """Groups runs into contestants.
 
     Args:
         runs: the records.
         by: a config group; of all settings with the same option of it only the one with the best mean validation
             accuracy is kept.
+        baseline: the label of the contestant that all others are compared with.
+        target: validation accuracy whose cost is shown.
+        apart: runs that can't stand in one table get a table for each data, split and validation source.
 
     Raises:
-        ConfigError: there is no such group.
+        ConfigError: there is no such group or baseline, or the runs can't stand in one table.
     """
     groups = sorted({group for run in runs for group in run["choices"]})
     if by is not None and by not in groups:
         raise ConfigError(f"by={by}: not a group of these runs.{nearest(by, groups)}")
-    settings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         parts = records.experiment(run["config"], run["data"]["fingerprint"])
-        del parts["seed"]
-        settings[_setting(run)][records.canonical(parts)].append(run)
+        seed = parts.pop("seed")
+        seeds = settings[_setting(run)][records.canonical(parts)]
+        if seed not in seeds or run["status"] == "done":  # the same run in two folders is one run
+            seeds[seed] = run
+    if len(settings) > 1 and not apart:
+        raise ConfigError(
+            f"data, split or validation source differ, so these runs can't stand in one table: "
+            f"{' | '.join(sorted(settings))}. apart=true makes a table for each."
+        )
     comparisons = []
     for title, contestants in settings.items():
-        ordered = [sorted(seeds, key=lambda run: run["config"]["seed"]) for seeds in contestants.values()]
+        ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
         labelled = [Contestant(*pair) for pair in zip(_labels([seeds[0] for seeds in ordered]), ordered, strict=True)]
-        labelled.sort(key=lambda contestant: (-contestant.val_acc, contestant.label))
-        comparisons.append(Comparison(title, labelled if by is None else _best(labelled, by)))
+        labelled.sort(key=lambda contestant: (-(contestant.mean("val") or -1.0), contestant.label))
+        comparisons.append(Comparison(title, labelled if by is None else _best(labelled, by), None, target))
+    if baseline is not None:
+        for comparison in comparisons:
+            if baseline in (labels := [c.label for c in comparison.contestants]):
+                comparison.baseline = baseline
+            elif len(comparisons) == 1:
+                raise ConfigError(f"baseline={baseline}: not a contestant.{nearest(baseline, labels)}")
+        if not any(comparison.baseline for comparison in comparisons):
+            raise ConfigError(f"baseline={baseline}: not a contestant of any of these {len(comparisons)} tables.")
     return sorted(comparisons, key=lambda comparison: comparison.title)
 
 
@@ -148,11 +319,10 @@ def _setting(run: Record) -> str:
 
 def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
     chosen: dict[str, Contestant] = {}
+    counts = Counter(c.runs[0]["choices"].get(by, "none") for c in contestants)
     for contestant in contestants:  # best first
         option = contestant.runs[0]["choices"].get(by, "none")
-        chosen.setdefault(option, contestant).settings = sum(
-            c.runs[0]["choices"].get(by, "none") == option for c in contestants
-        )
+        chosen.setdefault(option, contestant).settings = counts[option]
     return list(chosen.values())
 
 
@@ -160,19 +330,32 @@ def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
     groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - {"optimizer", "model", "experiment", "hardware"})]
     varying = [group for group in groups if len({run["choices"].get(group) for run in runs}) > 1] or ["optimizer"]
-    names = [
-        " ".join(f"{'' if group in groups[:2] else f'{group}='}{run['choices'].get(group)}" for group in varying)
-        for run in runs
-    ]
-    labels = list(names)
-    for name in set(names):
-        same = [i for i, other in enumerate(names) if other == name]
-        flat = [_flat(records.experiment(runs[i]["config"], "")) for i in same]
-        keys = sorted({key for config in flat for key in config} - {"seed"})
-        differing = [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(runs):
+        words = (f"{'' if group in groups[:2] else f'{group}='}{run['choices'].get(group)}" for group in varying)
+        alike[" ".join(words)].append(i)
+    labels = [""] * len(runs)
+    for name, same in alike.items():
+        flat = [_flat(records.experiment(runs[i]["config"], "")) | _source(runs[i]) for i in same]
+        values: dict[str, set[str]] = defaultdict(set)
+        for config in flat:
+            for key, value in config.items():
+                values[key].add(json.dumps(value))
+        missing = {key for key in values if any(key not in config for config in flat)}
+        differing = sorted(k for k in values if (len(values[k]) > 1 or k in missing) and k not in _UNTOLD)
         for i, config in zip(same, flat, strict=True):
-            labels[i] = " ".join([name, *(f"{key.removeprefix('optimizer.')}={config.get(key)}" for key in differing)])
+            told = (f"{key.removeprefix('optimizer.').removeprefix('model.')}={config.get(key)}" for key in differing)
+            labels[i] = " ".join([name, *told])
     return labels
+
+
+_UNTOLD = ("seed", "model.init_digest")
+
+
+def _source(run: Record) -> dict[str, str]:
+    """The run that a model's first weights come from, by its name."""
+    path = Path(run["config"]["model"].get("init_from") or "none")
+    return {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -180,157 +363,3 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-# --- shown
-
-
-def show(comparisons: list[Comparison], folder: Path) -> None:
-    """Prints the tables and writes `comparison.csv`, `comparison.md` and `curves.png` into `folder`."""
-    console = Console(width=None if Console().is_terminal else 160)
-    for comparison in comparisons:
-        table = Table(title=comparison.title, title_justify="left", title_style="bold")
-        for i, name in enumerate(_COLUMNS):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in _rows(comparison):
-            table.add_row(*row)
-        console.print(table, highlight=False, markup=False)
-        if comparison.claims:
-            table = Table(title="What the documents claim", title_justify="left", title_style="bold")
-            for name in _CLAIM_COLUMNS:
-                table.add_column(name, justify="left" if name in ("source", "contestant", "measure") else "right")
-            for row in _claim_rows(comparison):
-                table.add_row(*row)
-            console.print(table, highlight=False, markup=False)
-    records.write_whole(folder / "comparison.csv", lambda file: file.write(_csv(comparisons).encode()))
-    records.write_whole(folder / "comparison.md", lambda file: file.write(_markdown(comparisons).encode()))
-    _draw(comparisons, folder / "curves.png")
-    written = ", ".join(str(folder / name) for name in ("curves.png", "comparison.md", "comparison.csv"))
-    console.print(written, highlight=False, markup=False, soft_wrap=True)
-
-
-_COLUMNS = ("contestant", "seeds", "best validation", "test", "best epoch", "seconds", "runs")
-_NOTE = "Mean and standard deviation over seeds; test accuracy at the epoch that was best on validation."
-
-
-def _rows(comparison: Comparison) -> list[list[str]]:
-    rows = []
-    for c in comparison.contestants:
-        tried = f" (best of {c.settings})" if c.settings > 1 else ""
-        rows.append(
-            [
-                c.label + tried,
-                str(len(c.done)),
-                _percent(c.measured("best", "val_acc")),
-                _percent(c.measured("test", "acc")),
-                _number(c.measured("best", "epoch")),
-                _number(c.seconds),
-                ", ".join(f"{count} {status}" for status, count in sorted(c.statuses.items())),
-            ]
-        )
-    return rows
-
-
-_CLAIM_COLUMNS = ("source", "contestant", "measure", "claimed", "measured", "difference")
-
-
-def _claim_rows(comparison: Comparison) -> list[list[str]]:
-    rows = []
-    for source, label, metric, claimed, measured in comparison.claims:
-        difference = f"{100 * (_mean(measured) - claimed):+.2f}" if measured else "-"
-        name = "best validation" if metric == "best_val_acc" else "test"
-        rows.append([source, label, name, f"{claimed:.2%}", _percent(measured), difference])
-    return rows
-
-
-def _mean(values: list[float], nothing: float = float("nan")) -> float:
-    return statistics.fmean(values) if values else nothing
-
-
-def _spread(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _percent(values: list[float]) -> str:
-    if not values:
-        return "-"
-    spread = _spread(values)
-    return f"{_mean(values):.2%}" + ("" if spread is None else f" ± {100 * spread:.2f}")
-
-
-def _number(values: list[float]) -> str:
-    return f"{_mean(values):.1f}" if values else "-"
-
-
-def _csv(comparisons: list[Comparison]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    measures = ("val_acc", "test_acc", "best_epoch", "seconds")
-    columns = [f"{m}_{kind}" for m in measures for kind in ("mean", "sd")]
-    writer.writerow(["setting", "contestant", "settings_tried", "seeds", *columns, *records.STATUSES])
-    for comparison in comparisons:
-        for c in comparison.contestants:
-            values = (c.measured("best", "val_acc"), c.measured("test", "acc"), c.measured("best", "epoch"), c.seconds)
-            cells = [f(v) if v else "" for v in values for f in (_mean, _spread)]
-            counts = [c.statuses[status] for status in records.STATUSES]
-            writer.writerow([comparison.title, c.label, c.settings, len(c.done), *cells, *counts])
-    return text.getvalue()
-
-
-def _markdown(comparisons: list[Comparison]) -> str:
-    lines = []
-    for comparison in comparisons:
-        lines += [f"**{comparison.title}**", ""]
-        lines += ["| " + " | ".join(_COLUMNS) + " |", "|---" + "|---:" * (len(_COLUMNS) - 1) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in _rows(comparison)]
-        lines += ["", _NOTE, ""]
-        if comparison.claims:
-            lines += ["| " + " | ".join(_CLAIM_COLUMNS) + " |", "|---|---|---|---:|---:|---:|"]
-            lines += ["| " + " | ".join(row) + " |" for row in _claim_rows(comparison)]
-            lines += ["", "Differences in percentage points.", ""]
-    return "\n".join(lines)
-
-
-# Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-
-
-def _draw(comparisons: list[Comparison], path: Path) -> None:
-    """Training loss and validation accuracy by epoch: mean over seeds, and the range of the seeds as a band."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
-
-    height = 4.6 * len(comparisons)
-    figure, grid = plt.subplots(len(comparisons), 2, figsize=(12, height), squeeze=False, layout="constrained")
-    for axes, comparison in zip(grid, comparisons, strict=True):
-        panels = (("train_loss", "training loss"), ("val_acc", "validation accuracy"))
-        for axis, (key, name) in zip(axes, panels, strict=True):
-            for i, contestant in enumerate(comparison.contestants):
-                if not contestant.done:
-                    continue
-                curves = [[row[key] for row in run["history"]] for run in contestant.done]
-                by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
-                epochs = range(1, len(by_epoch) + 1)
-                style: dict[str, Any] = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
-                marker = {"marker": "o", "markersize": 4} if len(by_epoch) == 1 else {}
-                axis.plot(epochs, [_mean(list(v)) for v in by_epoch], label=contestant.label, **style, **marker)
-                low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
-                axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            axis.set(xlabel="epoch", ylabel=name)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.grid(color="0.9")
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_yscale("log")
-        axes[0].yaxis.set_major_formatter(LogFormatter())
-        axes[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        title = f"{comparison.title}\nlines: mean of the seeds; bands: their range"
-        axes[0].set_title(title, loc="left", fontsize=9)
-        if any(c.done for c in comparison.contestants):
-            axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    records.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=150, metadata={"Software": None}))
-    plt.close(figure)

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from cnnbench.schema import Config, ConfigError, nearest
 
@@ -28,7 +29,7 @@ _PACKAGED = Path(__file__).parent / "conf"
 CONF = (_PACKAGED if (_PACKAGED / "config.yaml").exists() else Path(__file__).parent.parent / "conf").resolve()
 """The configs: inside an installed package, or beside it in a checkout."""
 
-GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
 KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 _OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
 """Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
@@ -78,7 +79,7 @@ class Composer:
         self._own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
         self.options = {
             group: sorted({file.stem for root in (CONF, *self._own) for file in (root / group).glob("*.yaml")})
-            for group in GROUPS
+            for group in (*GROUPS, "space")
         }
 
     def jobs(self, words: Iterable[str], multirun: bool) -> list[Job]:
@@ -116,6 +117,16 @@ class Composer:
     def config(self, words: Iterable[str]) -> DictConfig:
         """The composed config of a single run, as it is printed by `--cfg job`."""
         return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
+
+    def space(self, name: str) -> Any:
+        """What the file `space/NAME.yaml` says, as plain Python; None if there is no such file."""
+        for root in (CONF, *self._own):
+            if (path := root / "space" / f"{name}.yaml").exists():
+                try:
+                    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+                except (OmegaConfBaseException, YAMLError, OSError) as error:
+                    raise ConfigError(f"{path}: can't be read ({_one_line(error)}).") from None
+        return None
 
     def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
         params = hydra.sweeper.params or {}

@@ -4,17 +4,18 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from cnnbench import record as records
-from cnnbench.compare import compare, show
+from cnnbench.compare import compare
 from cnnbench.compose import Job
 from cnnbench.images import ImageSet
 from cnnbench.machine import Interrupted
 from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
+from cnnbench.report import show
 from cnnbench.run import Busy, folder_of, run
 from cnnbench.transfer import identify
 from cnnbench.workers import Ended, Task, side_by_side
@@ -34,18 +35,59 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
         ConfigError: a job can't be run; none was started.
     """
     due: deque[Task] = deque(zip(jobs, images, strict=True))
+    check_all(due)
+    config = jobs[0].config
+    results, code = carry_out(due, config.workers, len(jobs), config.epochs)
+    if any(result["status"] != "done" for result in results):
+        code = code or 1
+    if len(jobs) > 1:
+        if results:
+            show(compare(results, apart=True), Path(config.runs_dir).expanduser() / config.name)
+    elif results:
+        _summary(results[0], folder_of(jobs[0], images[0]))
+    return code
+
+
+def check_all(tasks: Iterable[Task]) -> None:
+    """Checks all runs, and prints what deserves a warning, each warning once.
+
+    Raises:
+        ConfigError: one of them can't be run.
+    """
     warnings: dict[str, None] = {}
-    for job, its_images in due:
+    for job, images in tasks:
         identify(job.config)
-        warnings |= dict.fromkeys(check_parts(job.config, its_images))
+        warnings |= dict.fromkeys(check_parts(job.config, images))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if len(jobs) > 1:
-        print(f"{len(jobs)} runs", file=sys.stderr)
-    workers = min(jobs[0].config.workers, len(jobs))
+
+
+def carry_out(
+    due: deque[Task],
+    workers: int,
+    total: int,
+    epochs: int,
+    after: Callable[[Record], list[Task]] = lambda record: [],
+) -> tuple[list[Record], int]:
+    """Runs what is due, and what becomes due on the way.
+
+    Args:
+        due: the first runs.
+        workers: processes.
+        total: how many runs there will be.
+        epochs: of each run.
+        after: gives the runs that become due because one has ended.
+
+    Returns:
+        The records in the order in which the runs ended, and an exit code: 0; 1 a process was killed or a disk is full;
+        130 or 143 interrupted.
+    """
+    if total > 1:
+        print(f"{total} runs", file=sys.stderr)
+    workers = min(workers, total)
     results: list[Record] = []
     code = 0
-    with Sweep(len(jobs), sum(job.config.epochs for job in jobs)) as screen:
+    with Sweep(total, total * epochs) as screen:
         running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
         waiting: set[str] = set()
         with contextlib.closing(running):
@@ -62,7 +104,7 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
                 if ended.exit_code > 128 or ended.word == "disk":
                     code = max(ended.exit_code, 1)
                     why = f"Stopped ({ended.message})" if ended.word else "Interrupted"
-                    screen.say(f"{why} with {len(results)} of {len(jobs)} runs ended. The same command goes on.")
+                    screen.say(f"{why} with {len(results)} of {total} runs ended. The same command goes on.")
                     break
                 waiting.discard(str(path))
                 if ended.exit_code != 0:
@@ -72,16 +114,11 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
                 with contextlib.suppress(records.RecordError):
                     result = records.read(path / "record.json")
                     results.append(result)
-                    if len(jobs) > 1 and ended.exit_code == 0:
+                    if total > 1 and ended.exit_code == 0:
                         screen.say(_line(result))
-                    code = code if result["status"] == "done" else 1
-    if len(jobs) > 1:
-        if results:
-            config = jobs[0].config
-            show(compare(results), Path(config.runs_dir).expanduser() / config.name)
-    elif results:
-        _summary(results[0], folder_of(jobs[0], images[0]))
-    return code
+                    if result["status"] != "interrupted":
+                        due.extend(after(result))
+    return results, code
 
 
 def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
