@@ -33,7 +33,7 @@ KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 _OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
 """Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
 
-_SUMS = ("augment", "regularizer")
+_SUMS = ("augment", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
 
 
