@@ -150,7 +150,7 @@ def hyperparameters(config: Config, choices: dict[str, str]) -> dict[str, Any]:
         for key, value in _flat(records.experiment(asdict(config), "")).items()
         if "." not in key or value != defaults.get(key)
     }
-    for key in ("arithmetic", "optimizer.lr"):
+    for key in ("arithmetic", "optimizer.lr", "test"):
         said.pop(key, None)
     return chosen | ({} if config.lr is None else {"lr": config.lr}) | said
 
