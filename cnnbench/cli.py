@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from cnnbench.compose import GROUPS, KEYS, Job, config_source
+from cnnbench.compose import GROUPS, KEYS, Engine, Job, config_source
 from cnnbench.schema import ConfigError, nearest
 
 EXAMPLES = """\
@@ -67,6 +67,7 @@ def _train(words: list[str]) -> int:
             print(_help(composer.options))
             return 0
         jobs = composer.jobs(options.overrides, options.multirun)
+        engine = composer.engine(options.overrides)
         if options.cfg:
             from omegaconf import OmegaConf
 
@@ -77,10 +78,10 @@ def _train(words: list[str]) -> int:
         for job in jobs:
             print(" ".join(job.overrides) or " ".join(options.overrides))
         return 0
-    return _run(jobs)
+    return _run(jobs, engine)
 
 
-def _run(jobs: list[Job]) -> int:
+def _run(jobs: list[Job], engine: Engine | None) -> int:
     from cnnbench.images import ImageSet, load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
@@ -92,7 +93,7 @@ def _run(jobs: list[Job]) -> int:
         images.append(loaded[key])
     from cnnbench.sweep import run_all
 
-    return run_all(jobs, images)
+    return run_all(jobs, images, engine)
 
 
 def _help(options: dict[str, list[str]]) -> str:

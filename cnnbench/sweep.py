@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cnnbench import record as records
 from cnnbench.compare import compare, show
-from cnnbench.compose import Job
+from cnnbench.compose import Engine, Job
 from cnnbench.images import ImageSet
+from cnnbench.launch import elsewhere
 from cnnbench.machine import Interrupted
 from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
@@ -20,12 +21,13 @@ from cnnbench.transfer import identify
 from cnnbench.workers import Ended, Task, side_by_side
 
 
-def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
+def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
     """Checks all jobs, runs them, and prints what came out.
 
     Args:
         jobs: what was asked for.
         images: the images of each job.
+        engine: what carries the runs to other machines, if anything does.
 
     Returns:
         The exit code: 0 all done, 1 some diverged, failed or were killed, 130 or 143 interrupted.
@@ -46,7 +48,10 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
     results: list[Record] = []
     code = 0
     with Sweep(len(jobs), sum(job.config.epochs for job in jobs)) as screen:
-        running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
+        if engine:
+            running = elsewhere(due, workers, engine, screen)
+        else:
+            running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
         waiting: set[str] = set()
         with contextlib.closing(running):
             for ended in running:
@@ -67,6 +72,7 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
                 waiting.discard(str(path))
                 if ended.exit_code != 0:
                     how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
+                    how += f" ({ended.message})" if ended.message else ""
                     screen.say(f"{path.name}: {how}; the same command goes on with it")
                     code = 1
                 with contextlib.suppress(records.RecordError):
