@@ -42,8 +42,8 @@ class Broken(PlainCNN):
 def recipe(engine: str) -> str:
     """What docs/more_machines.md says after `cnnbench`."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "more_machines.md").read_text(), re.DOTALL)
-    (block,) = (block for block in blocks if f"hydra/launcher={engine} " in block and "pip install" in block)
-    return block.replace("\\\n", " ").split("\ncnnbench ")[1]
+    (block,) = (block for block in blocks if f"hydra/launcher={engine} " in block and "uv sync" in block)
+    return block.replace("\\\n", " ").split("\ncnnbench ")[1].strip()
 
 
 def environment(here: Path) -> dict[str, str]:
