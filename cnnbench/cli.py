@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnbench.compose import GROUPS, KEYS, Job, config_source
+from cnnbench.compose import GROUPS, KEYS, Engine, Job, config_source
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.trials import SAMPLERS, Order, contestants
 
@@ -73,6 +73,7 @@ def _train(words: list[str]) -> int:
             print(_help(composer.options))
             return 0
         jobs = composer.jobs(options.overrides, options.multirun)
+        engine = composer.engine(options.overrides)
         if options.cfg:
             from omegaconf import OmegaConf
 
@@ -83,14 +84,14 @@ def _train(words: list[str]) -> int:
         for job in jobs:
             print(" ".join(job.overrides) or " ".join(options.overrides))
         return 0
-    return _run(jobs)
+    return _run(jobs, engine)
 
 
-def _run(jobs: list[Job]) -> int:
+def _run(jobs: list[Job], engine: Engine | None) -> int:
     images = _images(jobs)
     from cnnbench.sweep import run_all
 
-    return run_all(jobs, images)
+    return run_all(jobs, images, engine)
 
 
 def _images(jobs: list[Job]) -> "list[ImageSet]":
@@ -194,10 +195,11 @@ def _tune(words: list[str]) -> int:
     order = Order(rest, sampler=sampler, space=settings.get("space"), **given)
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
+        engine = composer.engine(plan.words)
         images = _images(jobs)
         from cnnbench.tune import tune
 
-        return tune(composer, plan, jobs, images)
+        return tune(composer, plan, jobs, images, engine)
 
 
 def _preview(words: list[str]) -> int:

@@ -328,7 +328,8 @@ def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
 
 def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
-    groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - {"optimizer", "model", "experiment", "hardware"})]
+    elsewhere = {"optimizer", "model", "experiment", "hardware", "logger"}
+    groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - elsewhere)]
     varying = [group for group in groups if len({run["choices"].get(group) for run in runs}) > 1] or ["optimizer"]
     alike: dict[str, list[int]] = defaultdict(list)
     for i, run in enumerate(runs):

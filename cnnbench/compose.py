@@ -34,7 +34,7 @@ KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 _OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
 """Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
 
-_SUMS = ("augment", "regularizer")
+_SUMS = ("augment", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
 
 
@@ -47,6 +47,20 @@ class Job:
     """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
     overrides: tuple[str, ...]
     """What sets this job apart from the others of its sweep."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One of Hydra's launchers, by which runs get to other machines."""
+
+    name: str
+    config: DictConfig
+    """As the launcher wants it: all of it, with the node `hydra`."""
+    loader: ConfigLoader
+
+
+_EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""The launchers that are tried, and the extra that installs each."""
 
 
 @contextmanager
@@ -74,6 +88,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, search: list[str]) -> None:
         self._search = search
+        self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
         # The loader learns the user's folder only while it composes, so the folder is listed here.
         self._own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
@@ -128,6 +143,20 @@ class Composer:
                     raise ConfigError(f"{path}: can't be read ({_one_line(error)}).") from None
         return None
 
+    def engine(self, words: Iterable[str]) -> Engine | None:
+        """The launcher that `words` ask for with `hydra/launcher=`; None if the runs stay in this process."""
+        fixed = _words(o for o in self._parse(words) if not o.is_sweep_override())
+        composed = self._compose(fixed)
+        name = composed.hydra.runtime.choices["hydra/launcher"]
+        if name == "basic":
+            return None
+        folder = (Path(composed.runs_dir).expanduser() / composed.name / ".launcher").absolute()
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null"]
+        return Engine(
+            name, self._compose([*quiet, f"hydra.sweep={{dir: '{quoted}', subdir: .}}", *fixed]), self._loader
+        )
+
     def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
         params = hydra.sweeper.params or {}
         if hydra.mode != RunMode.MULTIRUN:
@@ -154,6 +183,8 @@ class Composer:
         key = override.key_or_group
         head = re.split(r"[./]", key)[0]
         word = (override.input_line or "").lstrip("+")
+        if key == "hydra/launcher":
+            self._check_launcher(word, override.value())
         if head == "hydra":
             return
         if head not in GROUPS + KEYS:
@@ -175,6 +206,13 @@ class Composer:
             allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
             if key not in allowed:
                 raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, allowed)}")
+
+    def _check_launcher(self, word: str, name: Any) -> None:
+        if name in self._loader.get_group_options("hydra/launcher"):
+            return
+        if name in _EXTRAS:
+            raise ConfigError(f"{word}: its plugin is missing: pip install 'cnnbench[{_EXTRAS[name]}]'.")
+        raise ConfigError(f"{word}: there is no such launcher.{nearest(str(name), ['basic', *_EXTRAS])}")
 
     def _options_of(self, override: Override) -> list[Any]:
         if override.is_sweep_override():

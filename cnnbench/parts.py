@@ -16,6 +16,7 @@ from cnnbench.augment import Augmentation
 from cnnbench.build import Spec, build, check
 from cnnbench.data import MIRROR, ImageData, derived_seed
 from cnnbench.images import ImageSet
+from cnnbench.loggers import check_loggers
 from cnnbench.module import Epoch
 from cnnbench.schedule import Schedule
 from cnnbench.schema import Augment, Config, ConfigError
@@ -38,6 +39,7 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
+    check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     with torch.device("meta"):
         network = make_model(config, data.image_shape, len(images.classes))

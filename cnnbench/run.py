@@ -16,7 +16,6 @@ os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")  # Lightning's advice to 
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
@@ -26,6 +25,7 @@ from cnnbench import record as records
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
+from cnnbench.loggers import Loggers
 from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
@@ -238,21 +238,19 @@ class _Run:
             default_root_dir=folder,
         )
         self._record["environment"] = environment(trainer.strategy.root_device)
-        self.board = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         if before:
             self._take_history()
         self.save()
-        if not (before and before["ended"]):
-            progress: Any = trainer.fit_loop.epoch_progress.current
-            progress.processed = progress.completed = len(module.history)
-            trainer.fit(module, datamodule=self.data)
-        figures = {"hp/val_acc_best": self._record["best"]["val_acc"]}
-        if config.test:
-            self._record["test"] = self._test(trainer)
-            figures["hp/test_acc"] = module.test_acc
-        flat = {k: v for k, v in _flat(asdict(config)).items() if k not in ("runs_dir", "force", "retry")}
-        self.board.log_hyperparams(self.job.choices | flat, figures)
-        self.board.finalize("success")
+        with Loggers(config, self.job.choices, folder, module.history, self.screen) as self.loggers:
+            if not (before and before["ended"]):
+                progress: Any = trainer.fit_loop.epoch_progress.current
+                progress.processed = progress.completed = len(module.history)
+                trainer.fit(module, datamodule=self.data)
+            figures = {"hp/val_acc_best": self._record["best"]["val_acc"]}
+            if config.test:
+                self._record["test"] = self._test(trainer)
+                figures["hp/test_acc"] = module.test_acc
+            self.loggers.figures(figures, len(module.history))
         (folder / "previous.ckpt").unlink(missing_ok=True)
 
     def _test(self, trainer: pl.Trainer) -> dict[str, Any]:
@@ -336,7 +334,7 @@ class _Run:
             )
         self.checkpoint(trainer)
         self.save()
-        self.board.log_metrics({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
+        self.loggers.epoch(row)
         self.screen.epoch(row)
 
 
@@ -387,14 +385,3 @@ class _Keep(Checkpoint):
     def on_test_batch_end(self, *_: Any) -> None:
         if self._run.received:
             raise Interrupted(self._run.received[0])
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as `{"optimizer.lr": 0.001, ...}`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

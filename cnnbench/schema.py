@@ -1,6 +1,6 @@
 """Which configs are legal? The keys, their types, their ranges; `conf/` holds the values.
 
-Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`) stay open here and
+Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`, `logger`) stay open here and
 are checked against that class's signature before a run starts; all others are closed.
 """
 
@@ -238,6 +238,9 @@ class Config:
     update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
     hardware: Hardware = field(default_factory=Hardware)
+    logger: dict[str, Any] = field(default_factory=dict)
+    """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
+    logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
     loss: str = "cross_entropy"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cnnbench import record as records
 from cnnbench.compare import compare
-from cnnbench.compose import Job
+from cnnbench.compose import Engine, Job
 from cnnbench.images import ImageSet
+from cnnbench.launch import elsewhere
 from cnnbench.machine import Interrupted
 from cnnbench.parts import check_parts
 from cnnbench.progress import Sweep
@@ -21,12 +22,13 @@ from cnnbench.transfer import identify
 from cnnbench.workers import Ended, Task, side_by_side
 
 
-def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
+def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
     """Checks all jobs, runs them, and prints what came out.
 
     Args:
         jobs: what was asked for.
         images: the images of each job.
+        engine: what carries the runs to other machines, if anything does.
 
     Returns:
         The exit code: 0 all done, 1 some diverged, failed or were killed, 130 or 143 interrupted.
@@ -37,7 +39,8 @@ def run_all(jobs: list[Job], images: list[ImageSet]) -> int:
     due: deque[Task] = deque(zip(jobs, images, strict=True))
     check_all(due)
     config = jobs[0].config
-    results, code = carry_out(due, config.workers, len(jobs), config.epochs)
+    epochs = sum(job.config.epochs for job in jobs)
+    results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
     if any(result["status"] != "done" for result in results):
         code = code or 1
     if len(jobs) > 1:
@@ -67,6 +70,7 @@ def carry_out(
     workers: int,
     total: int,
     epochs: int,
+    engine: Engine | None,
     after: Callable[[Record], list[Task]] = lambda record: [],
 ) -> tuple[list[Record], int]:
     """Runs what is due, and what becomes due on the way.
@@ -75,7 +79,8 @@ def carry_out(
         due: the first runs.
         workers: processes.
         total: how many runs there will be.
-        epochs: of each run.
+        epochs: of all runs together.
+        engine: what carries them to other machines, if anything does.
         after: gives the runs that become due because one has ended.
 
     Returns:
@@ -87,8 +92,11 @@ def carry_out(
     workers = min(workers, total)
     results: list[Record] = []
     code = 0
-    with Sweep(total, total * epochs) as screen:
-        running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
+    with Sweep(total, epochs) as screen:
+        if engine:
+            running = elsewhere(due, workers, engine, screen)
+        else:
+            running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
         waiting: set[str] = set()
         with contextlib.closing(running):
             for ended in running:
@@ -109,6 +117,7 @@ def carry_out(
                 waiting.discard(str(path))
                 if ended.exit_code != 0:
                     how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
+                    how += f" ({ended.message})" if ended.message else ""
                     screen.say(f"{path.name}: {how}; the same command goes on with it")
                     code = 1
                 with contextlib.suppress(records.RecordError):

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from cnnbench import trials
 from cnnbench.compare import compare, load, load_tuning
-from cnnbench.compose import Composer, Job
+from cnnbench.compose import Composer, Engine, Job
 from cnnbench.images import ImageSet
 from cnnbench.record import Record
 from cnnbench.report import show
@@ -28,7 +28,7 @@ from cnnbench.trials import Entry, Plan, words_of
 from cnnbench.workers import Task
 
 
-def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]) -> int:
+def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> int:
     """Runs all trials, then each winner with fresh seeds, and shows the comparison.
 
     Args:
@@ -36,6 +36,7 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
         plan: of `contestants`.
         jobs: a job of each contestant.
         images: each contestant's.
+        engine: what carries the runs to other machines, if anything does.
 
     Returns:
         The exit code, as `sweep.run_all`; a diverged trial is a result like any other.
@@ -55,7 +56,7 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     due = deque(task for turn in turns for task in turn if task is not None)
     pages = trials.ledger(folder, study.plan)
     total = sum(plan.trials - len(page.ended) + plan.seeds for page in pages)
-    results, code = carry_out(due, config.workers, total, config.epochs, study.after)
+    results, code = carry_out(due, config.workers, total, total * config.epochs, engine, study.after)
     if any(r["status"] == "failed" or (r["config"]["test"] and r["status"] != "done") for r in results):
         code = code or 1
     if any(folder.glob("*/record.json")):

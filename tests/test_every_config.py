@@ -22,7 +22,7 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 76
+COUNT = 80
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
@@ -52,6 +52,9 @@ TABLE = {
     "hardware/auto": Case(),
     "hardware/cpu": Case(),
     "hardware/cpu_bf16": Case(),
+    "logger/csv": Case(),
+    "logger/none": Case(),
+    "logger/tensorboard": Case(),
     "model/all_cnn_c": Case(f"{FEW} data.image_size=12", 2),
     "model/deepobs_3c3d": Case(f"{FEW} data.image_size=12", 2),
     "model/document_cnn": Case(),
@@ -110,6 +113,7 @@ DEFAULTS = {
     "update": "minibatch",
     "stop": "none",
     "hardware": "auto",
+    "logger": "tensorboard",
 }
 
 SPACES = ["space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "space/sgd"]
@@ -140,7 +144,7 @@ def one_thread() -> Iterator[None]:
 
 def test_no_file_is_left_out() -> None:
     found = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.y*ml"))
-    assert found == sorted([*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/gpu", "config"])
+    assert found == sorted([*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/gpu", "logger/wandb", "config"])
     assert len(found) == COUNT
 
 

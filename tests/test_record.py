@@ -37,7 +37,7 @@ def test_what_defines_an_experiment_is_in_the_id(words: str) -> None:
     [
         "name=other", "runs_dir=/elsewhere", "force=true", "retry=true", "data.root=/elsewhere", "data.in_memory=false",
         "hardware.threads=1", "hardware.channels_last=false", "hardware=cpu", "lr=0.001", "workers=2", "optimizer.lr=0.001",
-        "optimizer=adam seed=0",
+        "optimizer=adam seed=0", "logger=[csv,none]",
     ],
 )  # fmt: skip
 def test_nothing_else_is(words: str) -> None:

@@ -467,18 +467,3 @@ def test_interrupted_workers_keep_what_they_have(command, here: Path, signum: in
     found = [records.read(path) for path in records.find(here / "runs")]
     assert {record["status"] for record in found} == {"interrupted"}
     assert sum(len(record["history"]) for record in found) >= 2
-
-
-def test_tensorboard_has_scalars_and_hparams(command, here: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    command("data=digits epochs=3")
-    found = record(here)
-    events = EventAccumulator(str(here / "runs" / "default" / found["run_id"])).Reload()
-    scalars = [(event.step, event.value) for event in events.Scalars("val_acc")]
-    assert scalars == [(row["epoch"], pytest.approx(row["val_acc"])) for row in found["history"]]
-    assert events.Scalars("hp/test_acc")[0].value == pytest.approx(found["test"]["acc"])
-    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
-    assert plugin.plugin_name == "hparams"
-    assert b"optimizer.lr" in plugin.content
-    assert b"adam" in plugin.content

@@ -11,6 +11,7 @@ from conftest import record, without_times
 from cnnbench import checkpoint
 from cnnbench import record as records
 from cnnbench import run as run_module
+from cnnbench.loggers import TensorBoard
 
 WORDS = "data=digits data.limit=500 epochs=2 augment=document update=cag model.dropout=0.2"
 
@@ -93,7 +94,7 @@ def test_a_full_disk_under_tensorboard(command, here: Path, monkeypatch) -> None
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.TensorBoardLogger, "log_metrics", full)
+        patched.setattr(TensorBoard, "log_metrics", full)
         result = command("data=digits epochs=2")
     assert result.code == 1
     assert "No space left on device" in result.err
