@@ -172,9 +172,10 @@ def _patient(name: str) -> Iterator[None]:
         from hydra_plugins.hydra_ray_launcher import _core
 
         references: list[Any] = []
-        get, start = ray.get, _core.launch_job_on_ray
+        get, start, on_term = ray.get, _core.launch_job_on_ray, signal.getsignal(signal.SIGTERM)
 
         def started(*arguments: Any) -> Any:
+            signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in its place
             references.append(start(*arguments))
             return references[-1]
 
