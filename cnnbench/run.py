@@ -183,6 +183,8 @@ class _Run:
             except Diverged as error:
                 self._record |= {"status": "diverged", "error": str(error)}
             except BaseException as error:
+                if isinstance(error, processes.Lost) and not self.first:  # the first one's record says why
+                    raise
                 if is_the_disks(error) or not (received or isinstance(error, Exception)):
                     raise
                 if not received:

@@ -85,26 +85,26 @@ def test_what_looks_at_the_model_by_itself(command, here: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(command, here: Path) -> None:
-    words = f"{RUN} epochs=60 stop=early stop.patience=59"
+    words = f"{RUN} lr=0.01 epochs=20 stop=early stop.patience=19"
     result = killed_after(2, signal.SIGINT, here, f"{words} {TWO}")  # the first process alone is told
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
     stopped = record(here)
     assert stopped["status"] == "interrupted"
-    assert 2 <= len(stopped["history"]) < 60
+    assert 2 <= len(stopped["history"]) < 20
     result = start(here, f"{words} {TWO}")  # ends only when all who hold its output have ended
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
     found = record(here)
     assert found["history"][: len(stopped["history"])] == stopped["history"]
     assert command(f"{words} name=whole").code == 0
     whole = record(here / "runs" / "whole")
-    losses = [[row["train_loss"] for row in r["history"][:10]] for r in (found, whole)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert len(found["history"]) == len(whole["history"]) == 60
+    losses = [[row["train_loss"] for row in r["history"]] for r in (found, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(found["history"]) == len(whole["history"]) == 20
 
 
 def test_all_processes_end_where_the_loss_does(here: Path) -> None:
-    result = start(here, f"{RUN} lr=1e30 epochs=3 {TWO} regularizer=batch_norm")
+    result = start(here, f"{RUN} lr=1e30 epochs=3 {TWO} batch_size=16 regularizer=batch_norm")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert record(here)["status"] == "diverged"
@@ -139,7 +139,7 @@ def test_every_image_is_seen_once(monkeypatch: pytest.MonkeyPatch, in_memory: bo
         strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
 
     data = ImageData(digits(Data()), Data(limit=201, in_memory=in_memory), 20, seed=3)
-    monkeypatch.setattr(ImageData, "trainer", Trainer)
+    data.trainer = Trainer()
     monkeypatch.setattr(processes, "count", lambda: 3)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     for part in ("train", "val", "test"):
