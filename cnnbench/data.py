@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from cnnbench import processes
 from cnnbench.images import Bytes, ImageSet, Labels
 from cnnbench.schema import ConfigError, Data
 
@@ -126,44 +127,56 @@ class Normalize(nn.Module):
         return result if self._channels_last else result.contiguous()
 
 
-class Batches:
-    """Batches drawn by index from tensors that lie on the training device; the last one may be smaller."""
+class Shares:
+    """The positions of each batch that are this process's: of a run's one process all, of two every other one.
 
-    def __init__(self, images: Tensor, labels: Tensor, order: Callable[[], Tensor], size: int, count: int) -> None:
-        """`order` gives the positions of an epoch, `count` is how many they are."""
-        self._images, self._labels, self._order, self._size, self._count = images, labels, order, size, count
+    The last batch may be smaller, and a process's share of it empty; all processes count the same batches.
+
+    Args:
+        order: gives the positions of an epoch.
+        size: images in a batch.
+        count: positions in an epoch.
+    """
+
+    def __init__(self, order: Callable[[], Tensor], size: int, count: int) -> None:
+        self._order, self._size, self._count = order, size, count
 
     def __len__(self) -> int:
         return -(-self._count // self._size)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        first, step = processes.rank(), processes.count()
+        for positions in torch.split(self._order(), self._size):
+            yield positions[first::step]
+
+
+class Batches:
+    """Batches drawn by index from tensors that lie on the training device."""
+
+    def __init__(self, images: Tensor, labels: Tensor, shares: Shares) -> None:
+        self._images, self._labels, self._shares = images, labels, shares
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
     def __iter__(self) -> Iterator[Batch]:
-        for positions in torch.split(self._order().to(self._images.device), self._size):
+        for positions in self._shares:
             pixels = self._images.index_select(0, positions)  # many times faster than [positions]
             yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions), positions
 
 
-class _OnDisk(Dataset[tuple[Bytes, int, int]]):
+class _OnDisk(Dataset[tuple[Bytes, Labels, Tensor]]):
+    """Reads a whole batch at once."""
+
     def __init__(self, images: Bytes, labels: Labels) -> None:
         self._images, self._labels = images, labels
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, position: int) -> tuple[Bytes, int, int]:
-        return self._images[position].transpose(2, 0, 1), int(self._labels[position]), position
-
-
-class _Order:
-    """A DataLoader's sampler: asks for the order anew in each epoch."""
-
-    def __init__(self, order: Callable[[], Tensor], count: int) -> None:
-        self._order, self._count = order, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order().tolist())
+    def __getitem__(self, positions: Tensor) -> tuple[Bytes, Labels, Tensor]:
+        which = positions.numpy()
+        return self._images[which].transpose(0, 3, 1, 2), self._labels[which], positions
 
 
 class ImageData(pl.LightningDataModule):
@@ -191,7 +204,7 @@ class ImageData(pl.LightningDataModule):
         _, height, width, channels = self._images.train.shape
         return channels, height, width
 
-    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
+    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
         """Shuffled batches, in an order that seed and epoch fix."""
         skip, self.skip = self.skip * self._batch_size, 0
 
@@ -214,21 +227,21 @@ class ImageData(pl.LightningDataModule):
             pixels = torch.from_numpy(self._images.train[part]).permute(0, 3, 1, 2)
             yield pixels.to(self.trainer.strategy.root_device)
 
-    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
+    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
         """The validation images, in large batches."""
         return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
 
-    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, int, int]]:
+    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
         """The test images, in large batches."""
         return self._evaluation("test", self.split.test)
 
-    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, int, int]]:
+    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
         size = max(self._batch_size, min(1000, (1 << 22) // int(np.prod(self.image_shape))))
         return self._batches(source, lambda: torch.from_numpy(positions), size, len(positions))
 
     def _batches(
         self, source: str, order: Callable[[], Tensor], size: int, count: int
-    ) -> Batches | DataLoader[tuple[Bytes, int, int]]:
+    ) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
         images, labels = (
             (self._images.train, self._images.train_labels)
             if source == "train"
@@ -243,12 +256,12 @@ class ImageData(pl.LightningDataModule):
             if source not in self._tensors:
                 pixels = torch.from_numpy(images)
                 self._tensors[source] = pixels.to(device), torch.from_numpy(labels).to(device)
-            return Batches(*self._tensors[source], order, size, count)
+            return Batches(*self._tensors[source], Shares(lambda: order().to(device), size, count))
         workers = min(4, (os.cpu_count() or 1) - 1)
         return DataLoader(
             _OnDisk(images, labels),
-            batch_size=size,
-            sampler=_Order(order, count),
+            batch_size=None,
+            sampler=Shares(order, size, count),
             num_workers=workers,
             pin_memory=device.type == "cuda",
         )

@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from cnnbench import regularize
+from cnnbench import processes, regularize
 from cnnbench.augment import Augmentation, mixing
 from cnnbench.data import AUGMENT, LAYERS, Batch, derived_seed
 from cnnbench.optim import averaged, averages
@@ -50,8 +51,12 @@ class Epoch:
         """Steps in an epoch."""
         return -(-self.batches // self.accumulate)
 
+    def size(self, index: int) -> int:
+        """Images of batch `index`."""
+        return min(self.batch_size, self.images - index * self.batch_size)
+
     def weight(self, index: int, size: int) -> float:
-        """What the mean loss of batch `index`, of `size` images, counts for in the gradient of its step.
+        """What the mean loss of `size` images of batch `index` counts for in the gradient of its step.
 
         With `mean` every image of the step counts the same, so that the step is that of one large batch; with `sum`
         full batches count 1 each (document 1: the sum of the g_j), smaller ones less.
@@ -140,9 +145,10 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Makes the epoch's randomness depend on nothing but seed and epoch, so that a resumed run repeats it."""
-        torch.manual_seed(derived_seed(self._seed, LAYERS, self.current_epoch))
+        rank = processes.rank()  # 0 changes no seed
+        torch.manual_seed(derived_seed(self._seed, LAYERS, self.current_epoch, rank))
         self._generator = torch.Generator(self.device)
-        self._generator.manual_seed(derived_seed(self._seed, AUGMENT, self.current_epoch))
+        self._generator.manual_seed(derived_seed(self._seed, AUGMENT, self.current_epoch, rank))
         self._losses = torch.zeros(self._epoch.batches, device=self.device)
         self._penalties = torch.zeros((), device=self.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -156,12 +162,19 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> None:
         """Adds the gradient of a batch's mean cross-entropy, and moves the parameters when the step is complete."""
-        images, labels, positions = batch
         index = len(self._sizes)  # Lightning counts from 0 again in an epoch that is gone on with
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self._epoch.is_first(index):
             optimizer.zero_grad()
+        if len(batch[1]):  # of several processes one may have no image of an epoch's last batch
+            self._learn(batch, index)
+        if self._epoch.is_last(index):
+            self._step(optimizer)
+        self._sizes.append(self._epoch.size(index))
+
+    def _learn(self, batch: Batch, index: int) -> None:
+        images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
         if self._recipe.mixup:
@@ -178,14 +191,14 @@ class Classifier(pl.LightningModule):
             total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
         self.manual_backward(total if weight == 1 else total * weight)
-        if self._epoch.is_last(index):
-            self._step(optimizer)
-        self._losses[index] = loss.detach()
+        share = len(labels) / self._epoch.size(index)
+        self._losses[index] = loss.detach() if share == 1 else loss.detach() * share
         self._correct += (logits.detach().argmax(1) == labels).sum()
-        self._sizes.append(len(labels))
 
     def _step(self, optimizer: LightningOptimizer) -> None:
         recipe, parameters = self._recipe, self._moved
+        if processes.count() > 1:
+            self._add_up_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
         before = None if recipe.max_step is None else [parameter.detach().clone() for parameter in parameters]
@@ -198,15 +211,23 @@ class Classifier(pl.LightningModule):
             _shorten(parameters, before, recipe.max_step)
         self.schedule.after_step()
 
+    def _add_up_gradients(self) -> None:
+        trained = [parameter for parameter in self._moved if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        processes.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
+
     @property
     def done(self) -> int:
         """Batches of this epoch so far."""
         return len(self._sizes)
 
     def running(self) -> tuple[float, float, float]:
-        """Mean loss, accuracy and images/s of this epoch so far; waits for the device."""
+        """Mean loss, accuracy and images/s of this epoch so far; waits for the device, and for all processes."""
         seen = max(sum(self._sizes), 1)
-        loss, correct = float(self._losses[: len(self._sizes)].mean()), int(self._correct)
+        losses, correct = processes.total(self._losses), int(processes.total(self._correct))
+        loss = float(losses[: len(self._sizes)].mean())
         return loss, correct / seen, seen / (self._seconds + time.perf_counter() - self._started)
 
     def on_train_epoch_end(self) -> None:
@@ -215,7 +236,7 @@ class Classifier(pl.LightningModule):
         Raises:
             Diverged: the training or validation loss is not finite.
         """
-        epoch, losses = self._epoch, self._losses.double().cpu()
+        epoch, losses = self._epoch, processes.total(self._losses).double().cpu()
         broken = (~losses.isfinite()).nonzero()
         if len(broken):
             step = self.current_epoch * epoch.steps + int(broken[0]) // epoch.accumulate + 1
@@ -226,8 +247,8 @@ class Classifier(pl.LightningModule):
             {
                 "epoch": self.current_epoch + 1,
                 "train_loss": float(losses @ torch.tensor(self._sizes, dtype=torch.float64)) / epoch.images,
-                "train_acc": int(self._correct) / epoch.images,
-                "penalty": float(self._penalties) / epoch.images,
+                "train_acc": int(processes.total(self._correct)) / epoch.images,
+                "penalty": float(processes.total(self._penalties)) / epoch.images,
                 "val_loss": self._val_loss,
                 "val_acc": self._val_acc,
                 "lr": self._lr,
@@ -245,11 +266,20 @@ class Classifier(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._seconds += time.perf_counter() - self._started
+        self._share_statistics()
         trainer: Any = self.trainer
         with trainer.precision_plugin.forward_context():
             batches = trainer.datamodule.some_training_images()
             self._outside.enter_context(averaged(self.model, trainer.optimizers[0], batches))
         self._reset()
+
+    def _share_statistics(self) -> None:
+        """Batch norm's running statistics become the means over all processes; each has its own in training."""
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        statistics = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+        if processes.count() > 1 and statistics:
+            processes.add_up(statistics)
+            torch._foreach_div_(statistics, processes.count())
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Adds a batch to the sums."""
@@ -281,6 +311,8 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         images, labels, _ = batch
+        if len(labels) == 0:  # of several processes one may have no image of the last batch
+            return
         logits = self.model(images).float()
         classes = logits.shape[1]
         self._loss_sum += self._recipe.validation_loss(logits, labels, reduction="sum")
@@ -289,29 +321,36 @@ class Classifier(pl.LightningModule):
 
     def _result(self) -> tuple[float, float]:
         classes = math.isqrt(len(self.confusion))
-        self.confusion = self.confusion.view(classes, classes).cpu()
+        self.confusion = processes.total(self.confusion).view(classes, classes).cpu()
         count = int(self.confusion.sum())
-        return float(self._loss_sum) / count, int(self.confusion.diagonal().sum()) / count
+        return float(processes.total(self._loss_sum)) / count, int(self.confusion.diagonal().sum()) / count
 
     # Stopping and going on
 
     def state(self) -> dict[str, Any]:
-        """What is needed to go on from here, besides weights, optimizer and schedule: after an epoch, or amid one."""
+        """What is needed to go on from here, besides weights, optimizer and schedule: after an epoch, or amid one.
+
+        Amid an epoch it is what all processes have together, so that any number of them can go on; the generators are
+        those of the first.
+        """
         if len(self.history) > self.current_epoch:
             return {"history": self.history, "epoch": None}
         return {
             "history": self.history,
             "epoch": {
-                "losses": self._losses,
-                "correct": self._correct,
-                "penalties": self._penalties,
+                "losses": processes.total(self._losses),
+                "correct": processes.total(self._correct),
+                "penalties": processes.total(self._penalties),
                 "sizes": self._sizes,
                 "lr": self._lr,
                 "seconds": self._seconds + time.perf_counter() - self._started,
                 "generator": self._generator.get_state(),
                 "random": torch.get_rng_state(),
                 "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-                "gradients": [parameter.grad for parameter in self.model.parameters()],
+                "gradients": [
+                    None if parameter.grad is None else processes.total(parameter.grad)
+                    for parameter in self.model.parameters()
+                ],
             },
         }
 
@@ -326,6 +365,11 @@ class Classifier(pl.LightningModule):
         self._sizes, self._lr, self._seconds = state["sizes"], state["lr"], state["seconds"]
         for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device)
+        if processes.rank() > 0:  # what all had together is the first one's now; random numbers begin anew
+            for mine in (self._losses, self._correct, self._penalties, *(p.grad for p in self.model.parameters())):
+                if mine is not None:
+                    mine.zero_()
+            return
         self._generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["random"].cpu())
         if state["random_gpu"] is not None:

@@ -33,6 +33,11 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     """
     if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
+    gpus = torch.cuda.device_count()
+    if config.hardware.accelerator != "cpu" and 0 < gpus < config.hardware.devices:
+        raise ConfigError(
+            f"hardware.devices={config.hardware.devices}: PyTorch finds {gpus} GPUs here. Allowed: 1 to {gpus}."
+        )
     for group, spec, given, base in (
         ("model", transfer.own_keys(config.model), ("image_shape", "classes"), nn.Module),
         ("optimizer", config.optimizer, ("params", "model"), Optimizer),
@@ -41,6 +46,12 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
     check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
+    processes, fewest = config.hardware.processes, min(data.sizes.values())
+    if min(batch_size(config), fewest) < processes:
+        raise ConfigError(
+            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: each process needs an "
+            f"image of every batch and split; batch_size={batch_size(config)}, and the smallest split has {fewest}."
+        )
     with torch.device("meta"):
         network = make_model(config, data.image_shape, len(images.classes))
         network.eval()

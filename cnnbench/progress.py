@@ -85,10 +85,11 @@ class Sweep:
     Args:
         total: how many runs there are.
         epochs: of all runs together, the unit of the sweep's bar.
+        quiet: nothing is shown.
     """
 
-    def __init__(self, total: int, epochs: int) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
         self.progress = _progress(self._console)
         self._whole = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
         self._lines: list[Line] = []
@@ -105,7 +106,7 @@ class Sweep:
     @property
     def visible(self) -> bool:
         """Is there a terminal?"""
-        return self._console.is_terminal
+        return self._console.is_terminal and not self._console.quiet
 
     def say(self, line: str) -> None:
         """A line that stays on the screen."""

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 
-from cnnbench import checkpoint, parts, regularize, transfer
+from cnnbench import checkpoint, parts, processes, regularize, transfer
 from cnnbench import record as records
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
@@ -29,7 +30,7 @@ from cnnbench.loggers import Loggers
 from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
-from cnnbench.progress import REFRESH, Screen
+from cnnbench.progress import REFRESH, Screen, Sweep
 from cnnbench.record import Record
 from cnnbench.schema import Config
 
@@ -37,6 +38,7 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
         logging.getLogger(_name + _suffix).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged has been added up
 
 
 class Busy(Exception):
@@ -65,6 +67,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
         screen.start(folder.name, config.epochs)
         try:
             before = finished(folder, config)
+            processes.told(before is None)
             if before is not None:
                 screen.say(f"{folder.name}: already {before['status']} (force=true runs it again)")
                 return before
@@ -74,6 +77,24 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             return _Run(job, images, screen, folder).record()
         finally:
             screen.finish()
+
+
+def follow(job: Job, images: ImageSet) -> int:
+    """The part of `run` in a process that is not the run's first: trains on its share, and neither writes nor speaks.
+
+    Returns:
+        The exit code: 0, or 1 if it failed. Then the others can't go on; why is printed, since no record says it.
+    """
+    job.config.logger.clear()
+    with contextlib.suppress(Interrupted, processes.Lost):
+        if processes.told(False):
+            screen = Sweep(1, job.config.epochs, quiet=True).line()
+            screen.start("", job.config.epochs)
+            record = _Run(job, images, screen, folder_of(job, images)).record()
+            if record["status"] == "failed":
+                print(f"process {processes.rank()}: {record['error']}", file=sys.stderr)
+                return 1
+    return 0
 
 
 def folder_of(job: Job, images: ImageSet) -> Path:
@@ -117,6 +138,8 @@ class _Run:
 
     def __init__(self, job: Job, images: ImageSet, screen: Screen, folder: Path) -> None:
         self.job, self.config, self.images, self.screen, self.folder = job, job.config, images, screen, folder
+        self.first = processes.rank() == 0
+        """Is this the process that writes?"""
 
     def record(self) -> Record:
         config, images = self.config, self.images
@@ -148,9 +171,10 @@ class _Run:
             "error": None,
         }
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
-        records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
-        if not (self.folder / "record.json").exists():
-            self.save()
+        if self.first:
+            records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+            if not (self.folder / "record.json").exists():
+                self.save()
         with signals() as received:
             self.received = received
             try:
@@ -160,6 +184,8 @@ class _Run:
             except Diverged as error:
                 self._record |= {"status": "diverged", "error": str(error)}
             except BaseException as error:
+                if isinstance(error, processes.Lost) and not self.first:  # the first one's record says why
+                    raise
                 if is_the_disks(error) or not (received or isinstance(error, Exception)):
                     raise
                 if not received:
@@ -218,12 +244,12 @@ class _Run:
                 min_delta=config.stop.min_delta,
                 check_on_train_epoch_end=True,
             )
-        before = self._before()
+        before = processes.told(self._before() if self.first else None)
         self.data.skip = module.go_on(before["module"]) if before else 0
         precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
         trainer = pl.Trainer(
             accelerator="gpu" if gpu else "cpu",
-            devices=1,
+            devices=[torch.cuda.current_device()] if gpu else 1,
             precision=precision,
             max_epochs=config.epochs,
             callbacks=[_Keep(self, before), *([self.stop] if self.stop else [])],
@@ -251,12 +277,14 @@ class _Run:
                 self._record["test"] = self._test(trainer)
                 figures["hp/test_acc"] = module.test_acc
             self.loggers.figures(figures, len(module.history))
-        (folder / "previous.ckpt").unlink(missing_ok=True)
+        if self.first:
+            (folder / "previous.ckpt").unlink(missing_ok=True)
 
     def _test(self, trainer: pl.Trainer) -> dict[str, Any]:
         """Opens the test set."""
         module = self.module
-        module.model.load_state_dict(checkpoint.read(self.folder / "best.ckpt")["model"])
+        best = processes.told(checkpoint.read(self.folder / "best.ckpt") if self.first else {})
+        module.model.load_state_dict(best["model"])
         trainer.test(module, datamodule=self.data, verbose=False)
         tested = module.confusion.sum(1).tolist()
         hits = module.confusion.diagonal().tolist()
@@ -272,12 +300,13 @@ class _Run:
 
     def _accuracy(self, trainer: pl.Trainer, network: nn.Module) -> float:
         """Test accuracy of a part of the model."""
-        normalize, hits = self.module.model.get_submodule("normalize"), 0
+        normalize, device = self.module.model.get_submodule("normalize"), next(network.parameters()).device
+        hits = torch.zeros((), dtype=torch.int64, device=device)
         with torch.inference_mode():
             for images, labels, _ in self.data.test_dataloader():
-                device = next(network.parameters()).device
-                hits += int((network(normalize(images.to(device))).argmax(1) == labels.to(device)).sum())
-        return hits / self.data.sizes["test"]
+                if len(labels):
+                    hits += (network(normalize(images.to(device))).argmax(1) == labels.to(device)).sum()
+            return int(processes.total(hits)) / self.data.sizes["test"]
 
     def _before(self) -> dict[str, Any] | None:
         """The newest good checkpoint, if there is one, and the best epoch's weights are good too."""
@@ -296,7 +325,8 @@ class _Run:
 
     def save(self) -> None:
         """Writes the record as it stands."""
-        records.write(self.folder / "record.json", self._record)
+        if self.first:
+            records.write(self.folder / "record.json", self._record)
 
     def _take_history(self) -> None:
         history = self.module.history
@@ -314,7 +344,8 @@ class _Run:
             "module": module.state(),
             "ended": epochs > trainer.current_epoch and (trainer.should_stop or epochs == self.config.epochs),
         }
-        checkpoint.write(self.folder / "last.ckpt", state, keep=self.folder / "previous.ckpt")
+        if self.first:
+            checkpoint.write(self.folder / "last.ckpt", state, keep=self.folder / "previous.ckpt")
 
     def restore(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Takes back what `checkpoint` kept."""
@@ -328,7 +359,7 @@ class _Run:
         """After an epoch: checkpoints first, then the record that speaks of them."""
         self._take_history()
         row = self.module.history[-1]
-        if self._record["best"]["epoch"] == row["epoch"]:
+        if self.first and self._record["best"]["epoch"] == row["epoch"]:
             checkpoint.write(
                 self.folder / "best.ckpt", {"model": self.module.weights or self.module.model.state_dict()}
             )
@@ -362,13 +393,14 @@ class _Keep(Checkpoint):
         run, done = self._run, self._run.module.done
         if done == run.epoch.batches:  # the epoch's end is near: it saves and stops
             return
-        if run.received or self._is_due(done):
+        now = time.perf_counter()
+        look = run.screen.visible and now - self._looked >= REFRESH
+        stop, save, shown = processes.agreed([self._signal(), self._is_due(done), look])
+        if stop or save:
             run.checkpoint(trainer)
             self._saved = time.monotonic()
-        if run.received:
-            raise Interrupted(run.received[0])
-        now = time.perf_counter()
-        if run.screen.visible and now - self._looked >= REFRESH:
+        self._stop(stop)
+        if shown:
             self._looked = now
             run.screen.step(trainer.current_epoch + done / run.epoch.batches, *run.module.running())
 
@@ -379,9 +411,17 @@ class _Keep(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._run.keep_epoch(trainer)
-        if self._run.received:
-            raise Interrupted(self._run.received[0])
+        self._stop(*processes.agreed([self._signal()]))
 
     def on_test_batch_end(self, *_: Any) -> None:
-        if self._run.received:
-            raise Interrupted(self._run.received[0])
+        self._stop(*processes.agreed([self._signal()]))
+
+    def _signal(self) -> int:
+        """What this process was sent, or 0; its processes stop together, at what one of them was sent."""
+        return self._run.received[0] if self._run.received else 0
+
+    def _stop(self, signum: int) -> None:
+        if signum:
+            if not self._run.received:
+                self._run.received.append(signum)
+            raise Interrupted(signum)

@@ -204,6 +204,17 @@ class Hardware:
     """Memory layout of images and weights: faster on most machines, the same numbers but for rounding."""
     threads: int | None = None
     """Processor threads; null takes what PyTorch finds."""
+    devices: int = 1
+    """Processes of the run on each machine, each with a GPU of its own, or with a share of the processor. They take the
+    steps of a single process to rounding, on the same batches. Two things are each process's own: what is random beyond
+    the order of the images (augmentation, dropout), and batch norm's statistics, taken over its share of the batch."""
+    nodes: int = 1
+    """Machines that train the run together."""
+
+    @property
+    def processes(self) -> int:
+        """Of one run."""
+        return self.devices * self.nodes
 
     def __post_init__(self) -> None:
         _check(self.accelerator in ("auto", "cpu", "gpu"), "hardware.accelerator", self.accelerator, "auto, cpu or gpu")
@@ -211,6 +222,8 @@ class Hardware:
             self.precision in ("32-true", "bf16-mixed"), "hardware.precision", self.precision, "32-true or bf16-mixed"
         )
         _check(self.threads is None or self.threads >= 1, "hardware.threads", self.threads, "at least 1")
+        _check(self.devices >= 1, "hardware.devices", self.devices, "at least 1")
+        _check(self.nodes >= 1, "hardware.nodes", self.nodes, "at least 1")
 
 
 @dataclass
@@ -279,6 +292,8 @@ class Config:
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _check(self.workers >= 1, "workers", self.workers, "at least 1")
+        one = self.hardware.processes == 1
+        _check(one or self.workers == 1, "workers", self.workers, "1 where hardware.devices or hardware.nodes is not")
         _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")

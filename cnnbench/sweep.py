@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from cnnbench import record as records
 from cnnbench.compare import compare
 from cnnbench.compose import Engine, Job
@@ -14,10 +16,12 @@ from cnnbench.images import ImageSet
 from cnnbench.launch import elsewhere
 from cnnbench.machine import Interrupted
 from cnnbench.parts import check_parts
+from cnnbench.processes import join
 from cnnbench.progress import Sweep
 from cnnbench.record import Record
 from cnnbench.report import show
-from cnnbench.run import Busy, folder_of, run
+from cnnbench.run import Busy, folder_of, follow, run
+from cnnbench.schema import ConfigError
 from cnnbench.transfer import identify
 from cnnbench.workers import Ended, Task, side_by_side
 
@@ -37,8 +41,10 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         ConfigError: a job can't be run; none was started.
     """
     due: deque[Task] = deque(zip(jobs, images, strict=True))
-    check_all(due)
+    check_all(due, alone=len(jobs) == 1)
     config = jobs[0].config
+    if join(config.hardware) > 0:
+        return follow(jobs[0], images[0])
     epochs = sum(job.config.epochs for job in jobs)
     results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
     if any(result["status"] != "done" for result in results):
@@ -51,16 +57,31 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
     return code
 
 
-def check_all(tasks: Iterable[Task]) -> None:
+def check_all(tasks: Iterable[Task], alone: bool = False) -> None:
     """Checks all runs, and prints what deserves a warning, each warning once.
+
+    Args:
+        tasks: the runs.
+        alone: there is one, and it may have several processes: each of them carries out the whole command.
 
     Raises:
         ConfigError: one of them can't be run.
     """
     warnings: dict[str, None] = {}
     for job, images in tasks:
+        hardware = job.config.hardware
+        if hardware.processes > 1 and not alone:
+            raise ConfigError(
+                f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train one run "
+                f"at a time. Give each run a command of its own, or take 1 of both."
+            )
         identify(job.config)
         warnings |= dict.fromkeys(check_parts(job.config, images))
+    _warn(list(warnings))
+
+
+@rank_zero_only
+def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 

@@ -22,7 +22,7 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 80
+COUNT = 81
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
@@ -144,7 +144,9 @@ def one_thread() -> Iterator[None]:
 
 def test_no_file_is_left_out() -> None:
     found = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.y*ml"))
-    assert found == sorted([*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/gpu", "logger/wandb", "config"])
+    assert found == sorted(
+        [*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/ddp", "hardware/gpu", "logger/wandb", "config"]
+    )
     assert len(found) == COUNT
 
 
@@ -263,6 +265,17 @@ def test_gpu_is_used_or_refused(command, here: Path, name: str) -> None:
         assert result.code == 2
         assert "hardware.accelerator=gpu" in result.err
         assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="would start this test anew for each GPU")
+@pytest.mark.parametrize("name", ["hardware/ddp"])
+def test_several_gpus_are_refused_where_there_are_none(command, here: Path, name: str) -> None:
+    said = read_yaml(name)
+    result = command(f"{DIGITS} hardware=ddp")
+    assert (said["accelerator"], said["devices"], result.code) == ("gpu", 2, 2)
+    assert result.err.startswith("cnnbench: hardware.")
+    assert result.err.count("\n") == 1
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
