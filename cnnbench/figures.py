@@ -198,7 +198,8 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
             for x, share in enumerate(row):
                 if share >= 0.005:
                     colour = "white" if share > 0.5 else "black"
-                    axis.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
+                    where: Any = {"ha": "center", "va": "center", "in_layout": False}  # which would ask each its size
+                    axis.text(x, y, f"{100 * share:.0f}", fontsize=size, color=colour, **where)
         ticks = range(len(names))
         axis.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
         axis.set_yticks(ticks, names, fontsize=size)

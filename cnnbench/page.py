@@ -7,7 +7,9 @@ import re
 import shlex
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +20,7 @@ from markupsafe import Markup
 from cnnbench import record as records
 from cnnbench import report
 from cnnbench.compare import Comparison, Contestant, Tuning
-from cnnbench.compose import Composer, config_source
+from cnnbench.compose import Job, config_source
 from cnnbench.figures import MOST, file_name
 from cnnbench.record import Record
 from cnnbench.report import Sheet
@@ -227,9 +229,13 @@ def _commands(comparison: Comparison) -> list[str]:
     """For each contestant the command that runs it again; only those that were checked to give just this config."""
     found = []
     with config_source(None) as composer:
-        defaults = composer.jobs([], multirun=False)[0].choices
+
+        @cache
+        def composed(*words: str) -> Job:
+            return composer.jobs(words, multirun=False)[0]
+
         for contestant in comparison.contestants[:MOST_COMMANDS]:
-            words = _words(composer, defaults, contestant.runs[0])
+            words = _words(composed, contestant.runs[0])
             if words is not None:
                 seeds = sorted({run["config"]["seed"] for run in contestant.runs})
                 sweep = ["-m"] if len(seeds) > 1 else []
@@ -237,21 +243,21 @@ def _commands(comparison: Comparison) -> list[str]:
     return found
 
 
-def _words(composer: Composer, usual: dict[str, str], run: Record) -> list[str] | None:
+def _words(composed: Callable[..., Job], run: Record) -> list[str] | None:
     """The overrides that give this run's config; None where they can't be found, as with options of one's own."""
     words = [
         f"{group}=[{','.join(option.split('+'))}]" if "+" in option else f"{group}={option}"
         for group, option in run["choices"].items()
-        if group != "experiment" and option != usual.get(group)
+        if group != "experiment" and option != composed().choices.get(group)
     ]
     if (root := run["config"]["data"]["root"]) is not None:  # without which data=folder is not legal
         words.append(f"data.root={_hydra(root)}")
     wanted, defaults = _typed(run["config"]), _typed(asdict(Config()))
     try:
-        plain = _typed(asdict(composer.jobs(words, multirun=False)[0].config))
+        plain = _typed(asdict(composed(*words).config))
         words += [f"{key}={_hydra(value)}" for key, value in wanted.items() if value != plain.get(key, _MISSING)]
         words += [f"~{key}" for key in plain if key not in wanted and key not in defaults]
-        given = asdict(composer.jobs(words, multirun=False)[0].config)
+        given = asdict(composed(*words).config)
     except ConfigError:
         return None
     return words if _identity(given) == _identity(run["config"]) else None
