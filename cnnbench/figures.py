@@ -42,6 +42,9 @@ _LOOK: Any = {
 MOST = 12
 """Contestants in a figure, the first ones; more can't be told apart."""
 
+MOST_TABLES = 6
+"""Of them in the figure of confusion matrices, which fits a printed page then."""
+
 MOST_CLASSES = 20
 """In a confusion matrix; the numbers of more can't be read."""
 
@@ -181,12 +184,12 @@ def _target(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
     """Of the test images of each class, the share that was taken for each class."""
-    shown, left_out = _shown(comparison)
+    shown, left_out = _shown(comparison, MOST_TABLES)
     tables = [(c.label, table) for c in shown if (table := c.confusion)]
     if not tables or len(tables[0][1]) > MOST_CLASSES:
         return None
     names = [_short(name, 14) for name in shown[0].runs[0]["data"]["classes"]]
-    columns = min(len(tables), 2 if len(tables) < 5 else 3)
+    columns = min(len(tables), 2)
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")
     for i, (label, table) in enumerate(tables):
@@ -285,10 +288,10 @@ class _Plain(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def _shown(comparison: Comparison) -> tuple[list[Contestant], str]:
+def _shown(comparison: Comparison, most: int = MOST) -> tuple[list[Contestant], str]:
     """The contestants of a figure, and what is to be said of the others."""
     done = [c for c in comparison.contestants if c.done]
-    return done[:MOST], _left_out(len(done))
+    return done[:most], _left_out(len(done), most)
 
 
 def _panels(heights: list[float], labels: Sequence[str] = ()) -> tuple[Figure, list[Axes]]:
@@ -309,8 +312,8 @@ def _columns(labels: Sequence[str]) -> int:
     return 3 if longest <= 16 else 2 if longest <= 28 else 1
 
 
-def _left_out(count: int) -> str:
-    return f" (the first {MOST} of {count} contestants)" if count > MOST else ""
+def _left_out(count: int, most: int = MOST) -> str:
+    return f" (the first {most} of {count} contestants)" if count > most else ""
 
 
 def _short(label: str, most: int = 64) -> str:

@@ -248,7 +248,8 @@ def _words(composed: Callable[..., Job], run: Record) -> list[str] | None:
     words = [
         f"{group}=[{','.join(option.split('+'))}]" if "+" in option else f"{group}={option}"
         for group, option in run["choices"].items()
-        if group != "experiment" and option != composed().choices.get(group)
+        if group in ("data", "model", "optimizer")
+        or (group != "experiment" and option != composed().choices.get(group))
     ]
     if (root := run["config"]["data"]["root"]) is not None:  # without which data=folder is not legal
         words.append(f"data.root={_hydra(root)}")
