@@ -123,9 +123,10 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
             axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axis.set(xlabel="epoch", title=f"{name}{left_out}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter(_Plain())
-    axes[0].yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
+    if all(row["train_loss"] > 0 for c in shown for run in c.done for row in run["history"]):
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter(_Plain())
+        axes[0].yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
     axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axes[0])
     return figure

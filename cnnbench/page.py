@@ -25,6 +25,7 @@ from cnnbench.figures import MOST, file_name
 from cnnbench.record import Record
 from cnnbench.report import Sheet
 from cnnbench.schema import Config, ConfigError
+from cnnbench.trials import FOLDER
 
 MOST_ROWS = 200
 """Of a table: a page of many thousands is read by nobody, and opens slowly."""
@@ -165,7 +166,7 @@ def _ledger(tuning: Tuning, folder: Path) -> Sheet:
     sheet = report.ledger(tuning)
     records = [trial.record for entry in tuning.entries for trial in entry.trials]
     rows = [
-        [*row[:-1], row[-1] if record is None else _link(record, folder)]
+        [*row[:-1], row[-1] if record is None else _link(record | {"folder": folder / FOLDER / row[-1]}, folder)]
         for row, record in zip(sheet.rows, records, strict=True)
     ]
     return replace(sheet, rows=rows)
