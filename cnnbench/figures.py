@@ -317,6 +317,6 @@ def _left_out(count: int, most: int = MOST) -> str:
     return f" (the first {most} of {count} contestants)" if count > most else ""
 
 
-def _short(label: str, most: int = 64) -> str:
+def _short(label: str, most: int = 52) -> str:
     """A label with its middle left out if it is long: what differs may be at either end."""
     return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
