@@ -83,26 +83,26 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         target: a validation accuracy from 0 to 1.
 
     Returns:
-        `test`: accuracy at the selected epoch; `val`: best validation accuracy; `final_val`: that of the last epoch;
-        `train_loss`: of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `epoch`: the
-        selected one; `epochs`, `images` and `seconds`: of training, all in all; `speed`: training images per second;
-        `target_epochs`, `target_images`, `target_seconds`: until the target was first reached, infinite if never.
+        `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
+        of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
+        one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
+        `target_images`, `target_seconds`: until the target was first reached, infinite if never.
     """
     history, best = run["history"], run["best"]
     selected = history[best["epoch"] - 1]
     hit = next((i for i, row in enumerate(history) if row["val_acc"] >= target), None)
     seconds = sum(row["seconds"] for row in history)
     return {
-        "test": run["test"]["acc"] if run["test"] else None,
-        "val": best["val_acc"],
-        "final_val": history[-1]["val_acc"],
+        "test_acc": run["test"]["acc"] if run["test"] else None,
+        "val_acc": best["val_acc"],
+        "final_val_acc": history[-1]["val_acc"],
         "train_loss": history[-1]["train_loss"],
         "gap": selected["train_acc"] - selected["val_acc"],
-        "epoch": best["epoch"],
+        "best_epoch": best["epoch"],
         "epochs": len(history),
-        "images": history[-1]["images_seen"],
+        "images_seen": history[-1]["images_seen"],
         "seconds": seconds,
-        "speed": history[-1]["images_seen"] / seconds if seconds else None,
+        "images_per_second": history[-1]["images_seen"] / seconds if seconds else None,
         "target_epochs": math.inf if hit is None else hit + 1,
         "target_images": math.inf if hit is None else history[hit]["images_seen"],
         "target_seconds": math.inf if hit is None else sum(row["seconds"] for row in history[: hit + 1]),
@@ -121,20 +121,20 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        """What the verdicts are about: `test`, or `val` where the test set stayed closed."""
-        return "test" if any(c.measured("test") for c in self.contestants) else "val"
+        """What the verdicts are about: `test_acc`, or `val_acc` where the test set stayed closed."""
+        return "test_acc" if any(c.measured("test_acc") for c in self.contestants) else "val_acc"
 
     @property
     def judged(self) -> str:
         """The same in words."""
-        return "test accuracy" if self.measure == "test" else "best validation accuracy"
+        return "test accuracy" if self.measure == "test_acc" else "best validation accuracy"
 
     @cached_property
     def pairs(self) -> list[Pair]:
         """The verdicts, by `measure`."""
         samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
         run = self.contestants[0].runs[0]
-        images = run["data"]["sizes"]["test" if self.measure == "test" else "val"]
+        images = run["data"]["sizes"]["test" if self.measure == "test_acc" else "val"]
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
         return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
 
@@ -143,7 +143,7 @@ class Comparison:
         """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches."""
         if self.given_target is not None:
             return self.given_target
-        means = [mean for c in self.contestants if (mean := c.mean("val")) is not None]
+        means = [mean for c in self.contestants if (mean := c.mean("val_acc")) is not None]
         return math.floor(100 * stats.median(means)) / 100 if means else 0.0
 
     @property
@@ -155,7 +155,7 @@ class Comparison:
         leader = next((c for c in done if c.label == self.baseline), done[0])
         mean = leader.mean(self.measure)
         head = f"{leader.label} has {'the best validation accuracy' if leader is done[0] else 'been named as baseline'}"
-        head += f" and {mean:.2%} on the test images" if self.measure == "test" and mean is not None else ""
+        head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
         if max(len(c.done) for c in done) < 2:
             return f"{head}. One seed says nothing of how sure a difference is: run at least three, seed=0,1,2."
         sides: dict[str, list[str]] = defaultdict(list)
@@ -187,7 +187,7 @@ class Comparison:
             run = contestant.runs[0]
             for claim in run["config"].get("claims", []):
                 if all(run["choices"].get(group) == option for group, option in claim["match"].items()):
-                    measure = "val" if claim["metric"] == "best_val_acc" else "test"
+                    measure = "val_acc" if claim["metric"] == "best_val_acc" else "test_acc"
                     measured = contestant.measured(measure)
                     found.append((claim["source"], contestant.label, measure, claim["value"], measured))
         return found
@@ -294,7 +294,7 @@ def compare(
     for title, contestants in settings.items():
         ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
         labelled = [Contestant(*pair) for pair in zip(_labels([seeds[0] for seeds in ordered]), ordered, strict=True)]
-        labelled.sort(key=lambda contestant: (-(contestant.mean("val") or -1.0), contestant.label))
+        labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
         comparisons.append(Comparison(title, labelled if by is None else _best(labelled, by), None, target))
     if baseline is not None:
         for comparison in comparisons:

@@ -172,6 +172,15 @@ def _check(record: Record) -> None:
             raise ValueError(f"{text!r} is no text")
     if record["status"] == "done" and not (best and record["history"] and (test or not config.get("test", True))):
         raise ValueError("done without a result")
+    if best is not None and not (isinstance(best["epoch"], int) and 1 <= best["epoch"] <= len(record["history"])):
+        raise ValueError(f"best epoch {best['epoch']} is not in the history")
+    if test is not None:
+        classes = len(data["classes"])
+        shares, counts = test["per_class"], [count for row in test["confusion"] for count in row]
+        if [len(shares), len(test["confusion"]), len(counts)] != [classes, classes, classes**2]:
+            raise ValueError("test results are not of the classes")
+        if not all(isinstance(v, int | float | None) for v in shares) or not all(isinstance(v, int) for v in counts):
+            raise ValueError("test results are no numbers")
     for claim in config.get("claims", []):
         if (
             not isinstance(claim["value"], int | float)

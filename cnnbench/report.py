@@ -69,7 +69,8 @@ def results(comparison: Comparison) -> Sheet:
     rows = []
     for c in comparison.contestants:
         tried = f" (best of {c.settings})" if c.settings > 1 else ""
-        cells = [f"{c.label}{tried}", str(len(c.done)), *(_percent(c, m) for m in ("test", "val", "final_val"))]
+        cells = [f"{c.label}{tried}", str(len(c.done))]
+        cells += [_percent(c, measure) for measure in ("test_acc", "val_acc", "final_val_acc")]
         cells += [_mean(c, "train_loss", "{:.4g}"), _mean(c, "gap", "{:+.2%}")]
         rows.append([*cells, ", ".join(f"{count} {status}" for status, count in sorted(c.statuses.items()))])
     columns = ["contestant", "seeds", "test", "best validation", "final validation", "training loss", "gap", "runs"]
@@ -89,10 +90,10 @@ def costs(comparison: Comparison) -> Sheet:
     """What it took."""
     rows = []
     for c in comparison.contestants:
-        ints = [_mean(c, measure, "{:,.0f}") for measure in ("epochs", "images")]
         reach = [_reached(c, measure, comparison.target) for measure in ("epochs", "images", "seconds")]
         hit = sum(math.isfinite(v) for v in c.measured("target_epochs", comparison.target))
-        spent = [_mean(c, "epoch", "{:.1f}"), *ints, _mean(c, "seconds", "{:.1f}"), _mean(c, "speed", "{:,.0f}")]
+        forms = {"best_epoch": "{:.1f}", "epochs": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:.1f}"}
+        spent = [_mean(c, measure, form) for measure, form in (forms | {"images_per_second": "{:,.0f}"}).items()]
         rows.append([c.label, *spent, f"{hit} of {len(c.done)}", *reach])
     goal = f"{comparison.target:.4g}"
     columns = ["contestant", "best epoch", "epochs", "images seen", "seconds", "images/s"]
@@ -135,7 +136,7 @@ def verdicts(comparison: Comparison) -> Sheet:
 def claims(comparison: Comparison) -> Sheet:
     """What documents say, beside what was measured."""
     rows = []
-    names = {"val": "best validation", "test": "test"}
+    names = {"val_acc": "best validation", "test_acc": "test"}
     for source, label, measure, claimed, measured in comparison.claims:
         mean = sum(measured) / len(measured) if measured else None
         told = ["-", "-"] if mean is None else [f"{mean:.2%}", f"{100 * (mean - claimed):+.2f}"]
@@ -249,7 +250,8 @@ def _print(console: Console, sheet: Sheet) -> None:
 def _csv(comparisons: list[Comparison]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("test", "val", "final_val", "train_loss", "gap", "epoch", "epochs", "images", "seconds", "speed")
+    names = ["test_acc", "val_acc", "final_val_acc", "train_loss", "gap"]
+    names += ["best_epoch", "epochs", "images_seen", "seconds", "images_per_second"]
     reach = ("target_epochs", "target_images", "target_seconds")
     columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [f"{m}_median" for m in reach]
     writer.writerow(["setting", "contestant", "settings_tried", "seeds", *columns, "target", *records.STATUSES])

@@ -1,49 +1,71 @@
-"""Training images/s: a hand-written PyTorch loop against cnnbench's own way (module, Trainer, record, all of it).
+"""Training images/s of the documents' CNN: hand-written loops and Keras against cnnbench's own way (module, Trainer,
+logging, record, all of it).
 
-Both train the documents' CNN on the same images, in turn, in one process; what counts is the ratio, taken pair by pair,
-since machines are noisy. The hand-written loop has its normalised float images ready in memory.
+All train on the same images in one process, in turn; what counts are the ratios, taken pair by pair, since machines are
+noisy.
 
-    python scripts/bench_training.py --root DIR [--images 10000] [--repeats 7]
+    loop             PyTorch, normalised float images ready in memory; augmented by cnnbench's own code
+    loop, last       the same in channels_last
+    dataloader       what most people write: PIL images, torchvision transforms, a DataLoader with 2 workers
+    keras            model.fit on arrays in memory, where Keras is installed (no augmentation)
+    cnnbench         a whole run; the speed that its record gives
+
+    python scripts/bench_training.py --root DIR [--images 10000] [--repeats 5] [--precision fp32 bf16]
+        [--augment none flip_crop document] [--model document_cnn --batch 128] [--only loop cnnbench]
 """
 
 import argparse
+import copy
 import json
+import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 from cnnbench.compose import Job, config_source
 from cnnbench.images import ImageSet, load
+from cnnbench.parts import make_augmentation, make_model
 from cnnbench.progress import Sweep
 from cnnbench.run import run
 
 import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
+from torch import Tensor
 
-BATCH = 128
+WARM_UP = 1
 
 
-def hand_written(images: ImageSet, count: int, channels_last: bool) -> float:
-    """One epoch over `count` images; returns images/s."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def device_of(job: Job) -> torch.device:
+    """Where the job would run."""
+    gpu = job.config.hardware.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def precision(job: Job) -> AbstractContextManager[Any]:
+    """The job's arithmetic."""
+    bf16 = job.config.hardware.precision == "bf16-mixed"
+    return torch.autocast(device_of(job).type, torch.bfloat16, enabled=bf16)
+
+
+def train(job: Job, images: ImageSet, batches: Iterator[tuple[Tensor, Tensor]], count: int, last: bool) -> float:
+    """The loop that everyone knows, over one epoch; returns images/s."""
+    device, layout = device_of(job), torch.channels_last if last else torch.contiguous_format
     torch.manual_seed(0)
-    x = torch.from_numpy(images.train[:count]).permute(0, 3, 1, 2).float()
-    mean, deviation = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
-    x = ((x - mean) / deviation).contiguous(memory_format=layout)
-    y = torch.from_numpy(images.train_labels[:count])
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(4096, 128), nn.ReLU(), nn.Linear(128, 10),
-    ).to(memory_format=layout)  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    shape = (images.train.shape[3], *images.train.shape[1:3])
+    model = make_model(job.config, shape, len(images.classes)).to(device, memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=device.type == "cuda")
     model.train()
     started = time.perf_counter()
-    for positions in torch.randperm(count).split(BATCH):
-        loss = nn.functional.cross_entropy(model(x[positions]), y[positions])
+    for x, y in batches:
+        x = x.to(device, memory_format=layout, non_blocking=True)
+        with precision(job):
+            loss = torch.nn.functional.cross_entropy(model(x), y.to(device, non_blocking=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -51,13 +73,100 @@ def hand_written(images: ImageSet, count: int, channels_last: bool) -> float:
     return count / (time.perf_counter() - started)
 
 
+def in_memory(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches by index from tensors that lie where they are trained on."""
+    device = device_of(job)
+    y = torch.from_numpy(images.train_labels[:count]).to(device)
+    x = torch.from_numpy(images.train[:count]).to(device).permute(0, 3, 1, 2)
+    floats = x.float()
+    mean, deviation = floats.mean((0, 2, 3), keepdim=True), floats.std((0, 2, 3), keepdim=True)
+    augment = make_augmentation(job.config, count, mean.flatten().tolist())
+    generator = torch.Generator(device)
+    if augment is None:
+        x = (floats - mean) / deviation
+    for positions in torch.randperm(count).to(device).split(job.config.batch_size):
+        batch = x[positions]
+        if augment is not None:
+            batch = (augment(batch, positions, 0, generator).float() - mean) / deviation
+        yield batch, y[positions]
+
+
+def through_a_loader(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of torchvision transforms, one image at a time."""
+    from PIL import Image
+    from torchvision import transforms
+
+    known: dict[str, list[Any]] = {
+        "none": [],
+        "flip_crop": [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()],
+        "document": [transforms.RandomAffine(20, translate=(0.2, 0.2)), transforms.RandomHorizontalFlip()],
+    }
+    normalize = transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+    chain = transforms.Compose([*known[job.choices["augment"]], transforms.ToTensor(), normalize])
+
+    class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, i: int) -> tuple[Tensor, int]:
+            return chain(Image.fromarray(images.train[i])), int(images.train_labels[i])
+
+    pinned = device_of(job).type == "cuda"
+    yield from torch.utils.data.DataLoader(Images(), job.config.batch_size, True, num_workers=2, pin_memory=pinned)
+
+
+def keras_fit(images: ImageSet, count: int, job: Job) -> Callable[[], float]:
+    """Keras's own way with the same network; the model is built once."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    if job.config.hardware.precision == "bf16-mixed":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    layers, shape = keras.layers, images.train.shape[1:]
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(32, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, padding="same", activation="relu"), layers.MaxPooling2D(),
+            layers.Flatten(), layers.Dense(128, activation="relu"),
+            layers.Dense(len(images.classes), activation="softmax", dtype="float32"),
+        ]
+    )  # fmt: skip
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = (images.train[:count] / 255.0).astype("float32")
+    y = images.train_labels[:count]
+    model.fit(x, y, job.config.batch_size, 1, verbose=0)
+
+    def epoch() -> float:
+        started = time.perf_counter()
+        model.fit(x, y, job.config.batch_size, 1, verbose=0)
+        return count / (time.perf_counter() - started)
+
+    return epoch
+
+
 def through_cnnbench(job: Job, images: ImageSet) -> float:
-    """The same epoch as a run, from split to record; returns the images/s that the record gives its second epoch."""
+    """The same epoch as a run, from split to record."""
     with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs) as screen:
+        job = copy.deepcopy(job)
         job.config.runs_dir = folder
         record = run(job, images, screen.line())
         assert record["status"] == "done", record["error"]
         return float(record["history"][-1]["images_per_second"])
+
+
+def contestants(job: Job, images: ImageSet, count: int) -> dict[str, Callable[[], float]]:
+    """What is measured, by name; each call is one epoch."""
+    found: dict[str, Callable[[], float]] = {
+        "loop": lambda: train(job, images, in_memory(job, images, count), count, False),
+        "loop, last": lambda: train(job, images, in_memory(job, images, count), count, True),
+        "dataloader": lambda: train(job, images, through_a_loader(job, images, count), count, False),
+        "cnnbench": partial(through_cnnbench, job, images),
+    }
+    plain = job.choices["augment"] == "none" and job.choices["model"] == "document_cnn"
+    if plain and find_spec("keras") and (find_spec("tensorflow") or find_spec("jax")):
+        found["keras"] = keras_fit(images, count, job)
+    return found
 
 
 def main() -> None:
@@ -65,32 +174,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
     parser.add_argument("--images", type=int, default=10_000, help="training images in an epoch")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--augment", nargs="+", default=["none"], choices=["none", "flip_crop", "document"])
+    parser.add_argument("--model", default="document_cnn")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--only", nargs="+", help="names of contestants")
     options = parser.parse_args()
-    words = ["data=folder", f"data.root={options.root}", "epochs=1", f"batch_size={BATCH}", "data.val_fraction=0.02"]
-    with config_source(None) as composer:
-        (job,) = composer.jobs([*words, f"data.limit={round(options.images / 0.98)}"], multirun=False)
-    images = load(job.config.data)
-    contestants: dict[str, Callable[[], float]] = {
-        "loop": lambda: hand_written(images, options.images, channels_last=False),
-        "loop, channels last": lambda: hand_written(images, options.images, channels_last=True),
-        "cnnbench": lambda: through_cnnbench(job, images),
-    }
-    measured: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(options.repeats + 1):
-        for name, measure in contestants.items():
-            speed = measure()
-            if repeat > 0:  # the first round warms up
-                measured[name].append(speed)
-                print(f"{name}: {speed:,.0f} images/s", file=sys.stderr)
+    images = None
+    for bits in options.precision:
+        for augment in options.augment:
+            words = ["data=folder", f"data.root={options.root}", "epochs=1", f"batch_size={options.batch}"]
+            words += ["data.val_fraction=0.02", f"data.limit={round(options.images / 0.98)}", f"augment={augment}"]
+            words += [f"model={options.model}", f"hardware.precision={'32-true' if bits == 'fp32' else 'bf16-mixed'}"]
+            with config_source(None) as composer:
+                (job,) = composer.jobs(words, multirun=False)
+            images = images or load(job.config.data)
+            measured: dict[str, list[float]] = {}
+            for name, measure in contestants(job, images, options.images).items():
+                if not options.only or name in options.only:
+                    measured[name] = []
+                    for _ in range(WARM_UP):
+                        measure()
+            calls = contestants(job, images, options.images)
+            for _ in range(options.repeats):
+                for name in measured:
+                    measured[name].append(calls[name]())
+            report(f"{options.model}, batch {options.batch}, {bits}, augment={augment}", measured)
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor()}
+    machine |= {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    print(json.dumps(machine))
+
+
+def report(title: str, measured: dict[str, list[float]]) -> None:
+    """Prints medians with their range, and cnnbench's ratio to each of the others."""
+    print(title)
     for name, speeds in measured.items():
-        print(
-            f"{name:<22} median {statistics.median(speeds):7,.0f}  ({min(speeds):,.0f} to {max(speeds):,.0f}) images/s"
+        line = (
+            f"  {name:<11} median {statistics.median(speeds):8,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) images/s"
         )
-    for name in ("loop", "loop, channels last"):
-        ratios = [a / b for a, b in zip(measured["cnnbench"], measured[name], strict=True)]
-        print(f"cnnbench / {name:<22} median {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}))
+        if name != "cnnbench" and "cnnbench" in measured:
+            ratios = [a / b for a, b in zip(measured["cnnbench"], speeds, strict=True)]
+            line += f"; cnnbench / it: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line)
+    print(json.dumps({"what": title, "images_per_second": measured}))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

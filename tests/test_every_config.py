@@ -1,5 +1,6 @@
 """Every YAML file under conf/ is composed, built and trained for one small epoch; none is left out."""
 
+import json
 import math
 import shlex
 import shutil
@@ -21,7 +22,7 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 71
+COUNT = 76
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
@@ -111,6 +112,8 @@ DEFAULTS = {
     "hardware": "auto",
 }
 
+SPACES = ["space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "space/sgd"]
+
 SEEDS = 3
 EXPERIMENTS = {  # runs of one seed, and the side of the images that its model takes
     "experiment/doc1_cag": (2 * 2, 8),
@@ -137,7 +140,7 @@ def one_thread() -> Iterator[None]:
 
 def test_no_file_is_left_out() -> None:
     found = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.y*ml"))
-    assert found == sorted([*TABLE, *ARCHIVES, *EXPERIMENTS, "hardware/gpu", "config"])
+    assert found == sorted([*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/gpu", "config"])
     assert len(found) == COUNT
 
 
@@ -220,6 +223,17 @@ def test_archive(command, here: Path, name: str) -> None:
     result = command(f"{words} \"data.md5='{kind.md5(root)}'\"")
     assert result.code == 0, result.err
     assert_taken(assert_trained(here, 1), name, but=("md5",))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_space(command, here: Path, name: str) -> None:
+    option = name.split("/")[1]
+    result = command(f"tune {FEW} optimizer={option} sampler=grid trials=2 seeds=1")
+    assert result.code == 0, result.err
+    ends = [read_yaml(name)["lr"][end] for end in ("low", "high")]
+    (tuned,) = json.loads((here / "runs" / "tuned" / "tuning.json").read_text())["contestants"]
+    assert [params["lr"] for params, _ in tuned["trials"]] == pytest.approx(ends)
+    assert ends[1] / ends[0] == pytest.approx(1000)  # as wide as everyone's
 
 
 @pytest.mark.parametrize("name", ["config"])
