@@ -33,6 +33,8 @@ class Contestant:
     runs: list[Record]
     settings: int = 1
     """How many settings were tried before this one was chosen (`by=`)."""
+    _measures: dict[float, list[dict[str, float | None]]] = field(default_factory=dict, repr=False)
+    """By target."""
 
     @cached_property
     def done(self) -> list[Record]:
@@ -41,7 +43,9 @@ class Contestant:
 
     def measured(self, measure: str, target: float = math.inf) -> list[float]:
         """A measure of each finished run, by its name in `measure`."""
-        return [value for run in self.done if (value := measures(run, target)[measure]) is not None]
+        if target not in self._measures:
+            self._measures[target] = [measures(run, target) for run in self.done]
+        return [value for found in self._measures[target] if (value := found[measure]) is not None]
 
     def by_seed(self, measure: str) -> dict[int, float]:
         """A measure of each finished run by its seed."""

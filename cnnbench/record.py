@@ -156,8 +156,10 @@ def _check(record: Record) -> None:
     numbers += [config["seed"], *(data["sizes"][part] for part in ("train", "val", "test")), *data["shape"]]
     numbers += [] if best is None else [best[key] for key in ("epoch", "val_acc", "val_loss")]
     numbers += [] if test is None else [test[key] for key in ("acc", "loss")]
+    numbers += [] if test is None else [cell for row in test["confusion"] for cell in row]
     texts = [record["run_id"], data["name"], data["fingerprint"], *data["classes"], record["protocol"]["validation"]]
     texts += [text for choice in record["choices"].items() for text in choice]
+    texts += list(record["environment"].keys())
     texts += [record["choices"]["optimizer"], *([] if record["error"] is None else [record["error"]])]
     for claim in config.get("claims", []):
         numbers.append(claim["value"])

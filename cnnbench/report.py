@@ -31,6 +31,7 @@ class Sheet:
 def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = None) -> None:
     """Prints the tables and writes `comparison.csv`, `.md`, `.tex`, `report.html` and the figures into `folder`."""
     from cnnbench.figures import draw
+    from cnnbench.page import html
 
     console = Console(width=None if Console().is_terminal else 160)
     for comparison in comparisons:
@@ -48,7 +49,8 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
 
     written = [text("comparison.csv", _csv(comparisons)), text("comparison.md", _markdown(comparisons, tuning))]
     written += [text("comparison.tex", _latex(comparisons, tuning))]
-    written += draw(comparisons, tuning, folder)
+    figures = draw(comparisons, tuning, folder)
+    written += [*figures, text("report.html", html(comparisons, tuning, folder, figures))]
     console.print(", ".join(str(folder / name) for name in written), highlight=False, markup=False, soft_wrap=True)
 
 

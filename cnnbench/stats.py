@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,15 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     With fewer than about five values it is too narrow; the verdicts do not rest on it.
     """
-    if len(values) < 2:
-        return None
-    found = stats.bootstrap(
-        (np.asarray(values),), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile",
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return _interval(tuple(values)) if len(values) > 1 else None
+
+
+@lru_cache(maxsize=100_000)  # each is shown in several forms
+def _interval(values: tuple[float, ...]) -> tuple[float, float]:
+    # scipy.stats.bootstrap gives the same, but takes ten times as long to prepare for it.
+    drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

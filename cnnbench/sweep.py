@@ -142,7 +142,7 @@ def carry_out(
                     screen.say(f"{path.name}: {how}; the same command goes on with it")
                     code = 1
                 with contextlib.suppress(records.RecordError):
-                    result = records.read(path / "record.json")
+                    result = records.read(path / "record.json") | {"folder": path}
                     results.append(result)
                     if total > 1 and ended.exit_code == 0:
                         screen.say(_line(result))

@@ -27,6 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT)
     (wheel,) = place.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
+        assert "cnnbench/report.html.j2" in content.namelist()
         packed = {name for name in content.namelist() if name.startswith("cnnbench/conf/")}
     configs = {f"cnnbench/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
     assert packed == configs

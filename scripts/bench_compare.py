@@ -1,0 +1,75 @@
+"""How long does `cnnbench compare` take? `python scripts/bench_compare.py [RECORDS ...]`, 1,000 and 10,000 if not said.
+
+Each number of records is made twice: many contestants with 5 seeds each, and 5 contestants with many seeds each.
+"""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from cnnbench import record as records
+from cnnbench.compose import config_source
+
+EPOCHS, CLASSES = 20, 10
+
+
+def made(config: dict, choices: dict, contestant: int, seed: int) -> dict:
+    """A record such as a run with CIFAR-10 writes."""
+    chance = random.Random(1000 * contestant + seed)
+    lr = 1e-4 * 1.05**contestant
+    config = config | {"lr": lr, "seed": seed, "optimizer": config["optimizer"] | {"lr": lr}}
+    top = 0.5 + 0.3 / (1 + contestant % 7) + chance.gauss(0, 0.01)
+    history = [
+        dict.fromkeys(records.HISTORY, 0.5)
+        | {"epoch": i + 1, "val_acc": top * (1 - 0.8**i), "train_loss": 2.0 * 0.9**i, "seconds": chance.uniform(4, 5)}
+        for i in range(EPOCHS)
+    ]
+    confusion = [[900 if i == j else 10 for j in range(CLASSES)] for i in range(CLASSES)]
+    values = (
+        records.SCHEMA_VERSION, f"adam-lr{lr:g}-seed{seed}", "done", config, choices,
+        {"validation": "split", "selection": "", "test": ""},
+        {"name": "cifar10", "fingerprint": "ab" * 8, "sizes": {"train": 45000, "val": 5000, "test": 10000},
+         "shape": [3, 32, 32], "classes": [f"class {i}" for i in range(CLASSES)]},
+        545098, history, records.best(history),
+        {"acc": top, "loss": 1.0, "per_class": [top] * CLASSES, "confusion": confusion}, {"python": "3.11"}, None,
+    )  # fmt: skip
+    return dict(zip(records.FIELDS, values, strict=True))
+
+
+def seconds(contestants: int, seeds: int) -> float:
+    """The processor time of the whole command."""
+    with config_source(None) as composer:
+        (job,) = composer.jobs(["optimizer=adam"], multirun=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for contestant in range(contestants):
+            for seed in range(seeds):
+                run = made(asdict(job.config), job.choices, contestant, seed)
+                path = Path(folder, run["run_id"], "record.json")
+                path.parent.mkdir()
+                path.write_text(json.dumps(run))
+        before, start = _processor_time(), time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cnnbench", "compare", folder], check=True, stdout=subprocess.DEVNULL)
+        took, wall = _processor_time() - before, time.perf_counter() - start
+        page = Path(folder, "report.html").stat().st_size / 1e6
+    what = f"{contestants:>6,} contestants x {seeds:>5,} seeds"
+    print(f"{what}: {took:6.1f} s of a processor, {wall:6.1f} s in all, a page of {page:.1f} MB", flush=True)
+    return took
+
+
+def _processor_time() -> float:
+    """Of the commands that have ended; what else the machine does hardly changes it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    counts = [int(word) for word in sys.argv[1:]] or [1000, 10_000]
+    for few_seeds in (True, False):
+        took = [seconds(*((count // 5, 5) if few_seeds else (5, count // 5))) for count in counts]
+        print(f"{counts[-1]:,} records take {took[-1] / took[0]:.1f} times as long as {counts[0]:,}")
