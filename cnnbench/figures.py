@@ -234,7 +234,12 @@ def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
             tried = sorted((t.params[key], t.val_acc) for t in entry.trials if t.val_acc is not None)
             axis.plot(*zip(*tried, strict=True) if tried else ([], []), marker="o", markersize=4, label=label, **style)
             lost = [t.params[key] for t in entry.ended if t.val_acc is None]
-            at_bottom: Any = {"transform": axis.get_xaxis_transform(), "clip_on": False, "linestyle": "none"}
+            at_bottom: Any = {
+                "transform": axis.get_xaxis_transform(),
+                "clip_on": False,
+                "linestyle": "none",
+                "in_layout": False,
+            }
             axis.plot(lost, [0.03 + 0.03 * i] * len(lost), "x", color=style["color"], **at_bottom)
             if (winner := entry.winner) is not None:
                 star: Any = {"markersize": 14, "markeredgecolor": "white", "color": style["color"]}
