@@ -61,7 +61,7 @@ class _Part:
 
     comparison: Comparison
     question: str
-    figures: dict[str, _Figure]
+    figures: dict[str, _Figure | None]
     tables: list[Sheet]
     classes: Sheet | None
     on_test: bool
@@ -130,8 +130,8 @@ def _question(labels: list[str]) -> str:
 
 def _figures(
     folder: Path, drawn: list[str], kinds: tuple[str, ...], labels: list[str], number: int = 1, **words: Any
-) -> dict[str, _Figure]:
-    found = {}
+) -> dict[str, _Figure | None]:
+    found: dict[str, _Figure | None] = dict.fromkeys(kinds)
     for kind in kinds:
         if (name := file_name(kind, number)) in drawn:
             content = (folder / name).read_bytes()
@@ -307,6 +307,7 @@ def _tune_command(tuning: Tuning) -> str:
             values[key][value] = None
     swept = [f"{key}={','.join(options)}" for key, options in values.items()]
     order = [f"trials={plan.trials}", f"seeds={plan.seeds}", f"sampler={plan.sampler}", f"seed={plan.seed}"]
+    order += [f"space={plan.space}"] if plan.space else []
     return shlex.join(["cnnbench", "tune", *plan.words, *swept, *order])
 
 

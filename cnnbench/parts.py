@@ -78,13 +78,20 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         schedule.after_epoch(1.0)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
+    warnings = []
     whole = config.update.accumulate is None and epoch.batches > 1
     if whole and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
-        return [
+        warnings.append(
             f"update=full_batch: batch norm takes its statistics from each {epoch.batch_size} images, so the step is "
             f"not quite that of one batch of all {epoch.images}."
-        ]
-    return []
+        )
+    on_processor = config.hardware.accelerator == "cpu" or not torch.cuda.is_available()
+    native = any(has for what, has in torch.cpu.get_capabilities().items() if "bf16" in what)
+    if config.hardware.precision == "bf16-mixed" and on_processor and not native:
+        warnings.append(
+            "hardware.precision=bf16-mixed: this processor has no bfloat16 of its own; 32-true is faster here."
+        )
+    return warnings
 
 
 def _is_a(base: type, made: type) -> bool:

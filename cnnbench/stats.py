@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -149,10 +150,13 @@ def holm(p: Floats, family: int | None = None) -> tuple[Floats, Floats]:
 def _seeds_needed(difference: float, spread: float, level: float, seeds: int) -> int | None:
     if difference == 0 or spread == 0:
         return None
-    n = np.arange(seeds + 1, _MOST_SEEDS + 1)
-    power = stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, difference / spread * np.sqrt(n))
-    enough = np.flatnonzero(power >= _POWER)
-    return int(n[enough[0]]) if len(enough) else None
+
+    def settles(n: int) -> bool:
+        return bool(stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, difference / spread * math.sqrt(n)) >= _POWER)
+
+    # Power grows with n.
+    found = bisect_left(range(_MOST_SEEDS + 1), True, lo=seeds + 1, key=settles)
+    return found if found <= _MOST_SEEDS else None
 
 
 def expected_best(results: Sequence[float]) -> list[float]:

@@ -65,6 +65,8 @@ class Plan:
     words: list[str]
     """What all contestants have in common, as typed."""
     contestants: list[Tuned]
+    space: str | None = None
+    """The file of the folder `space` that was named for all of them."""
 
     def write(self, folder: Path) -> None:
         """Writes it to `folder`, whole."""
@@ -86,7 +88,7 @@ def contestants(composer: Composer, order: Order) -> tuple[Plan, list[Job]]:
     given = {word.partition("=")[0].lstrip("+") for word in words}
     swept = {word.partition("=")[0] for word in jobs[0].overrides}
     common = [word for word in words if word.lstrip("+").partition("=")[0] not in swept]
-    plan = Plan(order.sampler, order.trials, order.seeds, seed, common, [])
+    plan = Plan(order.sampler, order.trials, order.seeds, seed, common, [], order.space)
     for job in jobs:
         name = order.space or job.choices["optimizer"]
         space = {key: axis for key, axis in _space(composer, name, order, job).items() if key not in given}

@@ -29,6 +29,7 @@ sys.exit(code)
         (["--cfg", "job"], 0),
         (["experiment=quickstart", "--dry-run"], 0),
         (["compare", "nowhere"], 2),
+        (["tune", "optimizer=sgd,adma"], 2),
         (["predict", "nowhere", "image.png"], 2),
         (["data=folder", "data.root=nowhere"], 2),
     ],
@@ -41,14 +42,14 @@ def test_answers_without_importing_torch(words: list[str], code: int, here: Path
     assert list(here.iterdir()) == []
 
 
-def test_help_shows_groups_options_and_five_examples(command) -> None:
+def test_help_shows_groups_options_and_examples(command) -> None:
     result = command("--help")
     assert result.code == 0
     for group in GROUPS:
         (line,) = (line for line in result.out.splitlines() if line.startswith(f"  {group} "))
         for option in (CONF / group).glob("*.yaml"):
             assert option.stem in line
-    assert result.out.split("Examples\n")[1].count("  cnnbench ") == 5
+    assert result.out.split("Examples\n")[1].count("  cnnbench ") == 6
 
 
 @pytest.mark.parametrize(

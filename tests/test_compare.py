@@ -3,6 +3,8 @@
 import copy
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,16 @@ from PIL import Image
 
 from cnnbench import record as records
 from cnnbench.compose import config_source
+
+
+DRAWN = ("test_runs_that_differ_only_in_seed_are_one_contestant", "test_the_same_records_give_the_same_files")
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take seconds, and are looked at in two of these tests."""
+    if request.node.name not in DRAWN:
+        monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
 
 
 def made(words: str = "", accuracies: tuple[float, ...] = (0.5, 0.6), test: float = 0.55, status: str = "done") -> dict:
@@ -264,12 +276,29 @@ def test_bad_words(command, here: Path, words: str) -> None:
 
 
 def test_with_many_contestants_each_is_compared_with_the_best(command, here: Path) -> None:
-    runs = [run for i in range(22) for run in seeds(f"lr=0.{100 + i}", [0.3 + i / 100, 0.31 + i / 100])]
+    runs = []
+    for run in seeds("lr=0.1", [0.5, 0.5]):
+        for i in range(22):
+            config = run["config"] | {"lr": 0.1 + i, "optimizer": run["config"]["optimizer"] | {"lr": 0.1 + i}}
+            accuracy = 0.3 + (i + run["config"]["seed"]) / 100
+            changed = {
+                "config": config,
+                "run_id": f"{i}-{run['config']['seed']}",
+                "test": run["test"] | {"acc": accuracy},
+            }
+            runs.append(copy.deepcopy(run | changed))
     write(here / "runs", *runs)
     assert command("compare runs").code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
     assert sum("| not distinguishable |" in line or "| worse |" in line for line in markdown.splitlines()) == 21
     assert "each is compared with the best one alone" in markdown
+
+
+def test_torch_is_not_imported(here: Path) -> None:
+    write(here / "runs", made("optimizer=adam"), made("optimizer=sgd"))
+    program = "import sys; from cnnbench.cli import main; assert main(['compare', 'runs']) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert (here / "runs" / "report.html").exists()
 
 
 def test_per_class_accuracy_and_tex(command, here: Path) -> None:

@@ -73,6 +73,7 @@ def test_two_processes_take_the_steps_of_one(command, here: Path) -> None:
     assert not list(folder.glob(".old"))
 
 
+@pytest.mark.slow
 def test_what_looks_at_the_model_by_itself(command, here: Path) -> None:
     words = f"{RUN} epochs=2 update=full_batch update.reduction=sum optimizer=schedule_free model=ensemble data.in_memory=false"
     assert command(f"{words} name=one").code == 0
@@ -84,6 +85,7 @@ def test_what_looks_at_the_model_by_itself(command, here: Path) -> None:
     assert 0 < max(one["test"]["members"]) <= 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(command, here: Path) -> None:
     words = f"{RUN} lr=0.01 epochs=20 stop=early stop.patience=19"
     result = killed_after(2, signal.SIGINT, here, f"{words} {TWO}")  # the first process alone is told
@@ -103,6 +105,7 @@ def test_an_interrupted_run_goes_on(command, here: Path) -> None:
     assert len(found["history"]) == len(whole["history"]) == 20
 
 
+@pytest.mark.slow
 def test_all_processes_end_where_the_loss_does(here: Path) -> None:
     result = start(here, f"{RUN} lr=1e30 epochs=3 {TWO} batch_size=16 regularizer=batch_norm")
     assert result.returncode == 1
@@ -121,6 +124,7 @@ class Fails(PlainCNN):
 """
 
 
+@pytest.mark.slow
 def test_one_that_fails_ends_the_others(here: Path) -> None:
     (here / "fails.py").write_text(FAILS)
     result = start(here, f"{RUN} epochs=3 {TWO} model._target_=fails.Fails")

@@ -149,6 +149,16 @@ def test_figures_of_edge_cases(command, here: Path, missed: bool) -> None:
     assert command(f"compare runs target={1 if missed else 0}").code == 0
 
 
+def test_many_classes_have_no_confusion_figure(command, here: Path) -> None:
+    one = made("optimizer=adam")
+    one["data"]["classes"] = [f"class {i}" for i in range(30)]
+    one["test"] |= {"per_class": [0.5] * 30, "confusion": [[1] * 30] * 30}
+    write(here / "runs", one)
+    assert command("compare runs").code == 0
+    assert not (here / "runs" / "confusion.png").exists()
+    assert "class 29" in Page(here / "runs" / "report.html").text
+
+
 def test_a_tuning_without_a_winner(command, here: Path) -> None:
     folder = tuned(here)
     for path in folder.glob("trials/*/record.json"):

@@ -467,3 +467,11 @@ def test_interrupted_workers_keep_what_they_have(command, here: Path, signum: in
     found = [records.read(path) for path in records.find(here / "runs")]
     assert {record["status"] for record in found} == {"interrupted"}
     assert sum(len(record["history"]) for record in found) >= 2
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_processor_without_bfloat16_is_warned_of(command, monkeypatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native})
+    result = command(f"{DIGITS} hardware=cpu_bf16 epochs=1")
+    assert result.code == 0
+    assert ("warning: hardware.precision=bf16-mixed" in result.err) != native

@@ -91,6 +91,7 @@ def test_tpe_learns_from_what_has_ended(command, here: Path) -> None:
     result = command(words)
     assert result.code == 0, result.err
     plan = plan_of(here / "runs" / "t")
+    assert "space=two" in (here / "runs" / "t" / "report.html").read_text()
     for tuned in plan.contestants:
         assert all(params["batch_size"] in (20, 50) for params, _ in tuned.trials)
         assert len({params["lr"] for params, _ in tuned.trials}) == 4

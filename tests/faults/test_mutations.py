@@ -97,7 +97,7 @@ def test_records(record: Any, cut: int | None) -> None:
         write(folder, made("optimizer=sgd"))
         (folder / "changed").mkdir()
         (folder / "changed" / "record.json").write_text(json.dumps(record)[:cut])
-        with patch("cnnbench.figures.draw", return_value=[]):  # seconds; it reads nothing that the rest does not
+        with patch("cnnbench.figures.draw", return_value=[]):  # seconds
             assert main(["compare", str(folder), "apart=true"]) == 0
         assert "sgd" in (folder / "comparison.csv").read_text()
     finally:
