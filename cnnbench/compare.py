@@ -246,12 +246,12 @@ def load(folders: Iterable[Path]) -> list[Record]:
 
 
 def load_tuning(folder: Path) -> Tuning | None:
-    """The tuning whose folder this is, if it is one.
-
-    Raises:
-        ConfigError: its plan is damaged.
-    """
-    plan = trials.read(folder)
+    """The tuning whose folder this is, if it is one; a damaged plan is named on the screen and left out."""
+    try:
+        plan = trials.read(folder)
+    except ConfigError as error:
+        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+        return None
     return None if plan is None else Tuning(plan, trials.ledger(folder, plan))
 
 

@@ -145,11 +145,12 @@ class Composer:
 
     def engine(self, words: Iterable[str]) -> Engine | None:
         """The launcher that `words` ask for with `hydra/launcher=`; None if the runs stay in this process."""
-        fixed = _words(o for o in self._parse(words) if not o.is_sweep_override())
-        composed = self._compose(fixed)
-        name = composed.hydra.runtime.choices["hydra/launcher"]
+        overrides = self._parse(words)
+        name = next((str(o.value()) for o in overrides if o.key_or_group == "hydra/launcher"), "basic")
         if name == "basic":
             return None
+        fixed = _words(o for o in overrides if not o.is_sweep_override())
+        composed = self._compose(fixed)
         folder = (Path(composed.runs_dir).expanduser() / composed.name / ".launcher").absolute()
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null"]

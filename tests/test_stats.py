@@ -95,12 +95,12 @@ def simulate(contestants: int, seeds: int, spread: list[float], shift: float, ti
 def test_equal_contestants_are_told_apart_in_about_one_of_twenty_comparisons(
     contestants: int, seeds: int, spread: list[float]
 ) -> None:
-    times = 250
+    times = 150
     wrong = sum(
         any(pair.verdict != "not distinguishable" for pair in pairs)
         for pairs in simulate(contestants, seeds, spread, 0.0, times)
     )
-    assert wrong / times < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / times)  # 5 %, and chance in 250 draws
+    assert wrong / times < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / times)  # 5 %, and chance in 150 draws
     if contestants == 2:
         assert wrong > 0
 

@@ -439,6 +439,7 @@ class Killer(PlainCNN):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_no_other_along(here: Path) -> None:
     (here / "killer.py").write_text(KILLER)
     (here / "kill").touch()

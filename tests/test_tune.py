@@ -185,3 +185,7 @@ def test_a_damaged_plan_is_named(command, here: Path) -> None:
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "tuning.json: damaged or edited" in result.err
     assert records.find(here / "runs") == []
+    assert command(f"{FAST} name=tuned").code == 0
+    compared = command("compare runs/tuned")
+    assert compared.code == 0
+    assert "left out: runs/tuned/tuning.json: damaged or edited" in compared.err

@@ -89,7 +89,7 @@ def mutated(draw: st.DrawFn) -> Any:
     return record
 
 
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=12)
 @given(record=mutated(), cut=st.none() | st.integers(0, 3000))
 def test_records(record: Any, cut: int | None) -> None:
     folder = Path(tempfile.mkdtemp())
@@ -124,7 +124,7 @@ ELSEWHERE = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(QUICK, max_examples=12)
+@settings(QUICK, max_examples=6)
 @given(a=CHANGES, b=CHANGES, elsewhere=ELSEWHERE, order=st.randoms(use_true_random=False))
 def test_identity(a: dict[str, str], b: dict[str, str], elsewhere: dict[str, str], order: Any) -> None:
     """Two experiments have two ids; one has one, in whatever order and wherever it runs."""

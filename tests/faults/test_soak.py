@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_soak() -> None:
     script = Path(__file__).parents[2] / "scripts" / "soak.py"
     command = [sys.executable, str(script), "--kills", "3"]
