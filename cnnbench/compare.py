@@ -171,7 +171,7 @@ class Comparison:
             for verdict, word in (("better", "better than"), ("worse", "worse than"))
             if sides[verdict]
         ]
-        head += f"; it is {' and '.join(told)}." if told else "; beyond doubt it is better than none of the others."
+        head += f"; it is {' and '.join(told)}." if told else "; it is not shown to be better than any other."
         unsure = sides["not distinguishable"]
         return f"{head} " + (
             f"Not distinguishable from it: {_enumerate(unsure)}."

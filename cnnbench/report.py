@@ -236,15 +236,21 @@ def _reached(contestant: Contestant, unit: str, target: float) -> str:
 # --- in four forms
 
 
+MOST_PRINTED = 60
+"""Rows of a table on the terminal."""
+
+
 def _print(console: Console, sheet: Sheet) -> None:
     table = Table(
         title=sheet.title, title_justify="left", title_style="bold", caption=sheet.note, caption_justify="left"
     )
     for i, name in enumerate(sheet.columns):
         table.add_column(name, justify="left" if i < sheet.left else "right", overflow="fold")
-    for row in sheet.rows:
+    for row in sheet.rows[:MOST_PRINTED]:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)
+    if len(sheet.rows) > MOST_PRINTED:
+        console.print(f"{len(sheet.rows) - MOST_PRINTED:,} more rows are in comparison.md.", highlight=False)
 
 
 def _csv(comparisons: list[Comparison]) -> str:
