@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import special  # scipy.stats has the same under names that are better known, and takes a second to import
 
 LEVEL = 0.05
 """Largest chance of calling any two equal contestants of a comparison different."""
@@ -98,8 +98,8 @@ def verdicts(
         error = np.sqrt(variance / n)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(mean == 0, 0.0, np.abs(mean) / error)
-        corrected, level = holm(2 * stats.t.sf(t, freedom), family)
-        half = stats.t.ppf(0.975, freedom) * error
+        corrected, level = holm(2 * special.stdtr(freedom, -t), family)
+        half = special.stdtrit(freedom, 0.975) * error
         tested = dict(zip(testable, zip(corrected, level, half, np.sqrt(variance), strict=True), strict=True))
     pairs = []
     for i, (a, b) in enumerate(chosen):
@@ -124,7 +124,11 @@ def _moderated(variance: Floats, freedom: NDArray[np.int64], contestants: int) -
     disagreement = float(logs.var(ddof=1) - special.polygamma(1, freedom / 2).mean())
     prior = most
     if disagreement > float(special.polygamma(1, most / 2)):
-        prior = 2 * optimize.brentq(lambda x: float(special.polygamma(1, x)) - disagreement, 1e-6, most / 2)
+        low, high = 1e-6, most / 2
+        for _ in range(60):  # trigamma falls
+            middle = (low + high) / 2
+            low, high = (middle, high) if special.polygamma(1, middle) > disagreement else (low, middle)
+        prior = 2 * low
     drawn: Floats = (prior * variance.mean() + freedom * variance) / (prior + freedom)
     return drawn, np.asarray(prior + freedom, dtype=float)
 
@@ -152,7 +156,8 @@ def _seeds_needed(difference: float, spread: float, level: float, seeds: int) ->
         return None
 
     def settles(n: int) -> bool:
-        return bool(stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, difference / spread * math.sqrt(n)) >= _POWER)
+        critical = special.stdtrit(n - 1, 1 - level / 2)
+        return bool(1 - special.nctdtr(n - 1, difference / spread * math.sqrt(n), critical) >= _POWER)
 
     # Power grows with n.
     found = bisect_left(range(_MOST_SEEDS + 1), True, lo=seeds + 1, key=settles)
