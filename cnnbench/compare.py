@@ -172,12 +172,9 @@ class Comparison:
             if sides[verdict]
         ]
         head += f"; it is {' and '.join(told)}." if told else "; it is not shown to be better than any other."
-        unsure = sides["not distinguishable"]
-        return f"{head} " + (
-            f"Not distinguishable from it: {_enumerate(unsure)}."
-            if unsure
-            else "Each of these differences is beyond noise."
-        )
+        if unsure := sides["not distinguishable"]:
+            return f"{head} Not distinguishable from it: {_enumerate(unsure)}."
+        return f"{head} {'Each of these differences' if len(done) > 2 else 'The difference'} is beyond noise."
 
     @property
     def claims(self) -> list[tuple[str, str, str, float, list[float]]]:

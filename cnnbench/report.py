@@ -51,7 +51,8 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     written += [text("comparison.tex", _latex(comparisons, tuning))]
     figures = draw(comparisons, tuning, folder)
     written += [*figures, text("report.html", html(comparisons, tuning, folder, figures))]
-    console.print(", ".join(str(folder / name) for name in written), highlight=False, markup=False, soft_wrap=True)
+    rest = ", ".join(name for name in written if name != "report.html")
+    console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
