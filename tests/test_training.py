@@ -248,7 +248,9 @@ def killed_after(epochs: int, signum: int, here: Path, words: str) -> subprocess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_is_continued_to_the_same_record(command, here: Path, signum: int, code: int) -> None:
     words = "data=digits epochs=40 augment=flip_crop scheduler=cosine optimizer=momentum"
     result = killed_after(4, signum, here, words)

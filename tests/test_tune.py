@@ -85,9 +85,7 @@ def test_trials_then_the_winners(command, here: Path) -> None:
 def test_tpe_learns_from_what_has_ended(command, here: Path) -> None:
     (here / "mine" / "space").mkdir(parents=True)
     (here / "mine" / "space" / "two.yaml").write_text("lr: {low: 1.0e-4, high: 0.1, log: true}\nbatch_size: [20, 50]\n")
-    words = (
-        f"tune {FAST} optimizer=adam,adamw sampler=tpe trials=4 seeds=1 space=two name=t workers=2 --config-dir mine"
-    )
+    words = f"tune {FAST} optimizer=adam,adamw sampler=tpe trials=4 seeds=1 space=two name=t --config-dir mine"
     result = command(words)
     assert result.code == 0, result.err
     plan = plan_of(here / "runs" / "t")
