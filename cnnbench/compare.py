@@ -6,12 +6,12 @@ validation source are the same.
 
 import json
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -144,7 +144,7 @@ class Comparison:
         if self.given_target is not None:
             return self.given_target
         means = [mean for c in self.contestants if (mean := c.mean("val_acc")) is not None]
-        return math.floor(100 * stats.median(means)) / 100 if means else 0.0
+        return math.floor(100 * statistics.median(means)) / 100 if means else 0.0
 
     @property
     def verdict(self) -> str:
@@ -338,7 +338,7 @@ def _labels(runs: list[Record]) -> list[str]:
         alike[" ".join(words)].append(i)
     labels = [""] * len(runs)
     for name, same in alike.items():
-        flat = [_flat(records.experiment(runs[i]["config"], "")) | _source(runs[i]) for i in same]
+        flat = [records.flat(records.experiment(runs[i]["config"], "")) | _source(runs[i]) for i in same]
         values: dict[str, set[str]] = defaultdict(set)
         for config in flat:
             for key, value in config.items():
@@ -358,10 +358,3 @@ def _source(run: Record) -> dict[str, str]:
     """The run that a model's first weights come from, by its name."""
     path = Path(run["config"]["model"].get("init_from") or "none")
     return {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

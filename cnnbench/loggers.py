@@ -144,23 +144,14 @@ def hyperparameters(config: Config, choices: dict[str, str]) -> dict[str, Any]:
     """What a table of runs has columns for: the options taken, the top-level keys, and of the groups what is not at its
     default. Lists and class names stay in `config.yaml`."""
     chosen = {group: option for group, option in choices.items() if group not in ("logger", "hardware")}
-    defaults = _flat(records.experiment(asdict(Config()), ""))
+    defaults = records.flat(records.experiment(asdict(Config()), ""))
     said = {
         key: value
-        for key, value in _flat(records.experiment(asdict(config), "")).items()
-        if "." not in key or value != defaults.get(key)
+        for key, value in records.flat(records.experiment(asdict(config), "")).items()
+        if isinstance(value, bool | int | float | str)
+        and not key.endswith(("_target_", "fingerprint"))
+        and ("." not in key or value != defaults.get(key))
     }
     for key in ("arithmetic", "optimizer.lr", "test"):
         said.pop(key, None)
     return chosen | ({} if config.lr is None else {"lr": config.lr}) | said
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The numbers and words of a nested config, as `{"optimizer.momentum": 0.9, ...}`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str) and key not in ("_target_", "fingerprint"):
-            flat[prefix + key] = value
-    return flat

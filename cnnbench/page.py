@@ -210,16 +210,7 @@ def _configs(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _flat(contestant: Contestant) -> dict[str, str]:
     config = contestant.runs[0]["config"] | {"seed": sorted(run["config"]["seed"] for run in contestant.runs)}
-    return {"contestant": contestant.label} | {key: json.dumps(value) for key, value in _keys(config).items()}
-
-
-def _keys(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values by their full names, such as `optimizer.lr`."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = isinstance(value, dict) and value
-        found |= _keys(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return found
+    return {"contestant": contestant.label} | {key: json.dumps(value) for key, value in records.flat(config).items()}
 
 
 _ELSEWHERE = ("lr", "seed", "name", "runs_dir", "force", "retry", "workers", "size", "small", "claims")
@@ -272,7 +263,7 @@ def _typed(config: dict[str, Any]) -> dict[str, Any]:
     """What of a config is typed: all that matters, as JSON knows it."""
     plain = {key: value for key, value in json.loads(json.dumps(config)).items() if key not in _ELSEWHERE}
     plain["model"].pop("init_digest", None)  # of the file that init_from names
-    return _keys(plain)
+    return records.flat(plain)
 
 
 def _identity(config: dict[str, Any]) -> str:

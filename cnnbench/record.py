@@ -83,6 +83,15 @@ def _without(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]
     return said
 
 
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by their full names, such as `optimizer.lr`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return found
+
+
 def _plain(value: Any) -> Any:
     """The same value with all numbers as floats: 1 and 1.0 are one experiment."""
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ def _reached(contestant: Contestant, unit: str, target: float) -> str:
     values = contestant.measured(f"target_{unit}", target)
     if not values:
         return "-"
-    middle = stats.median(values)
+    middle = statistics.median(values)
     return "∞" if math.isinf(middle) else f"{middle:,.1f}" if unit == "seconds" else f"{middle:,.0f}"
 
 
@@ -268,20 +269,18 @@ def _csv(comparisons: list[Comparison]) -> str:
             for measure in names:
                 values = c.measured(measure)
                 low, high = stats.interval(values) or ("", "")
-                cells += [sum(values) / len(values) if values else "", low, high, _deviation(values)]
+                cells += [
+                    sum(values) / len(values) if values else "",
+                    low,
+                    high,
+                    statistics.stdev(values) if len(values) > 1 else "",
+                ]
             for measure in reach:
                 values = c.measured(measure, comparison.target)
-                cells.append(stats.median(values) if values else "")
+                cells.append(statistics.median(values) if values else "")
             counts = [c.statuses[status] for status in records.STATUSES]
             writer.writerow([comparison.title, c.label, c.settings, len(c.done), *cells, comparison.target, *counts])
     return text.getvalue()
-
-
-def _deviation(values: list[float]) -> float | str:
-    if len(values) < 2:
-        return ""
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _all(comparison: Comparison) -> list[Sheet]:

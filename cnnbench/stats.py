@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,12 +184,3 @@ def leaders(curves: Mapping[str, Sequence[float]]) -> list[tuple[int, str]]:
         if not found or found[-1][1] != best:
             found.append((n + 1, best))
     return found
-
-
-def median(values: Sequence[float]) -> float:
-    """The median, with infinities in their place (`statistics.median` would give nan between two of them)."""
-    ordered: list[Any] = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2 or ordered[middle - 1] == ordered[middle]:
-        return float(ordered[middle])
-    return float((ordered[middle - 1] + ordered[middle]) / 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnbench import stats
-from cnnbench.stats import expected_best, holm, interval, leaders, median, verdicts
+from cnnbench.stats import expected_best, holm, interval, leaders, verdicts
 
 
 def test_holm_by_hand() -> None:
@@ -131,10 +131,3 @@ def test_expected_best_by_hand() -> None:
 def test_leaders() -> None:
     assert leaders({"a": [0.5, 0.6, 0.65], "b": [0.4, 0.6, 0.7]}) == [(1, "a"), (3, "b")]
     assert leaders({}) == []
-
-
-def test_median() -> None:
-    assert median([1, math.inf, math.inf]) == math.inf
-    assert median([math.inf, math.inf]) == math.inf
-    assert median([3, 1]) == 2
-    assert median([3, 1, 2]) == 2
