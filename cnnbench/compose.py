@@ -31,8 +31,9 @@ CONF = (_PACKAGED if (_PACKAGED / "config.yaml").exists() else Path(__file__).pa
 
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
 KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
-_OPEN = tuple(field.name for field in fields(Config) if field.type == dict[str, Any])
-"""Groups whose keys are a class's arguments: a new key needs no `+` here; the class's signature is the judge."""
+_OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any]), "search.optimizer")
+"""Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
+the judge."""
 
 _SUMS = ("augment", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
@@ -172,8 +173,7 @@ class Composer:
             except HydraException as error:
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"{word}: not of the form key=value ({reason}).") from None
-            head, _, rest = override.key_or_group.partition(".")
-            if rest and head in _OPEN and not word.startswith(("+", "~")):
+            if _is_open(override.key_or_group) and not word.startswith(("+", "~")):
                 override = self._parser.parse_override(f"++{word}")
             self._check(override)
             if not (override.key_or_group == "experiment" and override.value() is None):  # null: no experiment
@@ -202,7 +202,7 @@ class Composer:
                 if str(value) not in self.options[key]:
                     problem = f"{key} has no option '{value}'"
                     raise ConfigError(f"{word}: {problem}.{nearest(str(value), self.options[key])}")
-        elif key != head and ("/" in key or head not in _OPEN):
+        elif key != head and ("/" in key or not _is_open(key)):
             of_group = {field.name: field.type for field in fields(Config)}.get(head)
             allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
             if key not in allowed:
@@ -268,6 +268,10 @@ class Composer:
         return Job(config, taken, tuple(word.lstrip("+") for word in combination))
 
 
+def _is_open(key: str) -> bool:
+    return key.startswith(tuple(f"{group}." for group in _OPEN))
+
+
 def _words(overrides: Iterable[Override]) -> list[str]:
     return [override.input_line or "" for override in overrides]
 
@@ -306,6 +310,8 @@ def _one_line(error: Exception) -> str:
         return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
     if match := re.match(r"Value '(.*)' is not a valid bool", message):
         return f"{key}={match[1]}: must be true or false."
+    if "is not a ListConfig" in message:
+        return f"{key}: must be a list, such as [a,b]."
     if "is not Optional" in message or "is not optional" in message:
         return f"{key}=null: can't be empty."
     return " ".join(line.strip() for line in message.splitlines()[:1])

@@ -28,7 +28,7 @@ def derived_seed(seed: int, *path: int) -> int:
 
 
 # Uses of `derived_seed`.
-_SPLIT, _ORDER, AUGMENT, LAYERS, MIRROR = range(5)
+_SPLIT, _ORDER, AUGMENT, LAYERS, MIRROR, SEARCH, _HELD_OUT = range(7)
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,17 @@ class ImageData(pl.LightningDataModule):
         """The positions of the training images as an epoch (from 0) takes them."""
         generator = torch.Generator().manual_seed(derived_seed(self._seed, _ORDER, epoch))
         return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
+
+    def held_out(self, epoch: int) -> Iterator[Batch]:
+        """As many batches of validation images as an epoch (from 0) has of training images, and of the same size.
+
+        In an order that seed and epoch fix; all of them come before one comes again.
+        """
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, _HELD_OUT, epoch))
+        there, wanted = self.sizes["val"], -(-self.sizes["train"] // self._batch_size) * self._batch_size
+        rounds = [torch.randperm(there, generator=generator) for _ in range(-(-wanted // there))]
+        positions = torch.from_numpy(self.split.val)[torch.cat(rounds)[:wanted]]
+        yield from self._batches("train", lambda: positions, self._batch_size, wanted)
 
     def some_training_images(self) -> Iterator[Tensor]:
         """Up to 50 full batches of training images as they are, always the same ones; without labels."""

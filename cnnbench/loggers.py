@@ -107,6 +107,12 @@ class Loggers:
         """Logs a row of the record's history."""
         self.figures({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
 
+    def search(self, history: list[dict[str, Any]]) -> None:
+        """Logs the epochs or trials of a search: `search/conv1/kernel_size/5` is a probability."""
+        for number, row in enumerate(history, 1):
+            named = {key.removeprefix("probabilities.").replace(".", "/"): v for key, v in records.flat(row).items()}
+            self.figures({f"search/{key}": v for key, v in named.items() if isinstance(v, int | float)}, number)
+
     def figures(self, figures: dict[str, float], epoch: int) -> None:
         """Logs what came out of an epoch, or of the run."""
         self._all("log_metrics", figures, epoch)

@@ -3,7 +3,10 @@
 import inspect
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra.utils import get_object
@@ -12,12 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cnnbench import optim, regularize, transfer
+from cnnbench.architecture import largest, searched
 from cnnbench.augment import Augmentation
 from cnnbench.build import Spec, build, check
-from cnnbench.data import MIRROR, ImageData, derived_seed
+from cnnbench.data import MIRROR, ImageData, Normalize, derived_seed
 from cnnbench.images import ImageSet
 from cnnbench.loggers import check_loggers
-from cnnbench.module import Epoch
+from cnnbench.module import Epoch, Recipe
 from cnnbench.schedule import Schedule
 from cnnbench.schema import Augment, Config, ConfigError
 
@@ -78,6 +82,8 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         schedule.after_epoch(1.0)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
+    if config.search.method != "none":
+        _check_search(config, data, epoch)
     warnings = []
     whole = config.update.accumulate is None and epoch.batches > 1
     if whole and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
@@ -96,6 +102,30 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
 
 def _is_a(base: type, made: type) -> bool:
     return issubclass(made, base)
+
+
+def _check_search(config: Config, data: ImageData, epoch: Epoch) -> None:
+    search = config.search
+    word = f"search={search.method}"
+    if config.data.val == "test":
+        raise ConfigError(f"data.val=test: {word} would train the architecture on the test set. Allowed: split.")
+    if config.hardware.processes > 1:
+        raise ConfigError(f"hardware.devices={config.hardware.devices}: {word} is done by one process. Allowed: 1.")
+    for key in transfer.KEYS:
+        if config.model.get(key):
+            raise ConfigError(f"model.{key}={config.model[key]}: {word} trains networks with new weights only.")
+    layers = searched(config.model, search, data.image_shape)
+    spec, own = search.optimizer, "search.optimizer"
+    if "lr" in spec:
+        raise ConfigError(f"{own}.lr={spec['lr']}: give it as search.lr.")
+    check(own, spec | {"lr": search.lr}, ("params",), partial(_is_a, Optimizer), "a torch.optim.optimizer.Optimizer")
+    made = build(own, spec | {"lr": search.lr}, [nn.Parameter(torch.zeros(1))])
+    if made is None or optim.averages(made):
+        raise ConfigError(f"{own}._target_={spec.get('_target_')}: must step parameters, without averaging them.")
+    with torch.device("meta"):
+        network = make_model(replace(config, model=largest(config.model, layers)), data.image_shape, 2)
+    _, epochs = config.trials if search.method == "random" else (0, config.search_epochs)
+    make_schedule(replace(config, epochs=epochs), epoch, make_optimizer(config, network))
 
 
 def batch_size(config: Config) -> int:
@@ -125,6 +155,56 @@ def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) 
     network = build("model", spec, image_shape, classes)
     assert isinstance(network, nn.Module)
     return network
+
+
+def with_pixels(config: Config, network: nn.Module, mean: list[float], deviation: list[float]) -> nn.Sequential:
+    """The network behind the normalization of its images' bytes, in the config's memory layout."""
+    model = nn.Sequential()
+    model.add_module("normalize", Normalize(mean, deviation, config.hardware.channels_last))
+    model.add_module("network", network)
+    return model.to(memory_format=torch.channels_last) if config.hardware.channels_last else model
+
+
+def make_recipe(config: Config, epoch: Epoch) -> Recipe:
+    """What moves the parameters, as the config has it."""
+    return Recipe(
+        make_optimizer=partial(make_optimizer, config),
+        make_schedule=partial(make_schedule, config, epoch),
+        loss=make_loss(config, training=True),
+        validation_loss=make_loss(config, training=False),
+        regularizer=config.regularizer,
+        clip=config.clip,
+        max_step=config.update.max_step,
+        mixup=config.augment.mixup,
+    )
+
+
+def make_trainer(config: Config, callbacks: list[pl.Callback], folder: Path, uneven: bool = False) -> pl.Trainer:
+    """Lightning's trainer for `config.epochs` epochs: it writes and shows nothing, the callbacks do.
+
+    Args:
+        config: of the run.
+        callbacks: what happens between steps and epochs.
+        folder: the run's.
+        uneven: the first epoch has fewer batches than the next one, because it is gone on with.
+    """
+    gpu = config.hardware.accelerator != "cpu" and torch.cuda.is_available()
+    precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
+    return pl.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=[torch.cuda.current_device()] if gpu else 1,
+        precision=precision,
+        max_epochs=config.epochs,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1 if uneven else 0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 def make_augmentation(config: Config, images: int, mean: list[float]) -> Augmentation | None:

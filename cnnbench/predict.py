@@ -63,9 +63,8 @@ def _record(folder: Path) -> records.Record:
 
 def _model(folder: Path, record: records.Record) -> nn.Module:
     data = record["data"]
-    spec = regularize.put_in(
-        Regularizer(**record["config"]["regularizer"]), transfer.own_keys(record["config"]["model"])
-    )
+    spec = record["search"]["model"] if record["search"] else record["config"]["model"]
+    spec = regularize.put_in(Regularizer(**record["config"]["regularizer"]), transfer.own_keys(spec))
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
     model.add_module("network", build("model", spec, tuple(data["shape"]), len(data["classes"])))

@@ -27,8 +27,8 @@ HISTORY = (
 move; `lr` is that of the epoch's first step; `seconds` are those of training alone."""
 
 FIELDS = (
-    "schema_version", "run_id", "status", "config", "choices", "protocol", "data", "parameters", "history", "best",
-    "test", "environment", "error",
+    "schema_version", "run_id", "status", "config", "choices", "protocol", "data", "parameters", "search", "history",
+    "best", "test", "environment", "error",
 )  # fmt: skip
 
 STATUSES = ("done", "diverged", "failed", "interrupted")
@@ -145,6 +145,7 @@ def read(path: Path) -> Record:
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != SCHEMA_VERSION:
         raise RecordError(f"{path}: schema_version {version}; this cnnbench reads {SCHEMA_VERSION}.")
+    record.setdefault("search", None)  # records of before there were searches
     missing = [field for field in FIELDS if field not in record]
     if missing:
         raise RecordError(f"{path}: without {', '.join(missing)}.")
@@ -173,6 +174,10 @@ def _check(record: Record) -> None:
     for claim in config.get("claims", []):
         numbers.append(claim["value"])
         texts += [claim["source"], claim["metric"], *(text for pair in claim["match"].items() for text in pair)]
+    if (search := record["search"]) is not None:
+        numbers += [search["image_passes"], search["seconds"]]
+        numbers += [value for row in search["history"] for value in flat(row.get("probabilities", {})).values()]
+        texts += [search["method"], search["architecture"]]
     for number in numbers:
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ValueError(f"{number!r} is no number")

@@ -7,8 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,16 @@ from torch import nn
 from cnnbench import checkpoint, parts, processes, regularize, transfer
 from cnnbench import record as records
 from cnnbench.compose import Job
-from cnnbench.data import ImageData, Normalize, statistics
+from cnnbench.data import ImageData, statistics
 from cnnbench.images import ImageSet
 from cnnbench.loggers import Loggers
 from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
 from cnnbench.models import Ensemble
-from cnnbench.module import Classifier, Diverged, Recipe
+from cnnbench.module import Classifier, Diverged
 from cnnbench.progress import REFRESH, Screen, Sweep
 from cnnbench.record import Record
 from cnnbench.schema import Config
+from cnnbench.search import search
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
@@ -64,7 +64,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     except Timeout:
         raise Busy(str(folder)) from None
     with holding:
-        screen.start(folder.name, config.epochs)
+        screen.start(folder.name, config.search_epochs + config.epochs)
         try:
             before = finished(folder, config)
             processes.told(before is None)
@@ -164,6 +164,7 @@ class _Run:
                 "classes": list(images.classes),
             },
             "parameters": None,
+            "search": None,
             "history": [],
             "best": None,
             "test": None,
@@ -206,6 +207,8 @@ class _Run:
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
         keep_freed_memory()
+        if config.search.method != "none":
+            config = self.config = self._searched()
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         transfer.initialise(config, network)
@@ -213,28 +216,28 @@ class _Run:
         self._record["data"] |= {"mean": mean, "deviation": deviation}
         self._record["protocol"]["regularized"] = regularize.describe(config.regularizer, network)
         self._record["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        model = nn.Sequential()
-        model.add_module("normalize", Normalize(mean, deviation, config.hardware.channels_last))
-        model.add_module("network", network)
-        if config.hardware.channels_last:
-            model = model.to(memory_format=torch.channels_last)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
-        recipe = Recipe(
-            make_optimizer=partial(parts.make_optimizer, config),
-            make_schedule=partial(parts.make_schedule, config, self.epoch),
-            loss=parts.make_loss(config, training=True),
-            validation_loss=parts.make_loss(config, training=False),
-            regularizer=config.regularizer,
-            clip=config.clip,
-            max_step=config.update.max_step,
-            mixup=config.augment.mixup,
-        )
+        model, recipe = parts.with_pixels(config, network, mean, deviation), parts.make_recipe(config, self.epoch)
         self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
+
+    def _searched(self) -> Config:
+        """The config with the model that the search has found, now or before."""
+        config, screen, name = self.config, self.screen, self.folder.name
+        if config.search_epochs:
+            screen.start(f"{name} search", config.search_epochs)
+
+        def keep(found: dict[str, Any]) -> None:
+            self._record["search"] = found
+            self.save()
+
+        found = search(config, self.images, self.data, self.folder, screen, self.received, keep)
+        screen.finish()
+        screen.start(name, config.epochs)
+        return replace(config, model=found["model"])
 
     def _train_and_test(self) -> None:
         config, folder, module = self.config, self.folder, self.module
-        gpu = config.hardware.accelerator != "cpu" and torch.cuda.is_available()
         self.stop = None
         if config.stop.patience is not None:
             self.stop = EarlyStopping(
@@ -246,28 +249,15 @@ class _Run:
             )
         before = processes.told(self._before() if self.first else None)
         self.data.skip = module.go_on(before["module"]) if before else 0
-        precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
-        trainer = pl.Trainer(
-            accelerator="gpu" if gpu else "cpu",
-            devices=[torch.cuda.current_device()] if gpu else 1,
-            precision=precision,
-            max_epochs=config.epochs,
-            callbacks=[_Keep(self, before), *([self.stop] if self.stop else [])],
-            logger=False,
-            enable_checkpointing=True,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            # An epoch that is gone on with has fewer batches than the next one.
-            reload_dataloaders_every_n_epochs=1 if self.data.skip else 0,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
+        callbacks: list[pl.Callback] = [_Keep(self, before), *([self.stop] if self.stop else [])]
+        trainer = parts.make_trainer(config, callbacks, folder, uneven=self.data.skip > 0)
         self._record["environment"] = environment(trainer.strategy.root_device)
         if before:
             self._take_history()
         self.save()
         with Loggers(config, self.job.choices, folder, module.history, self.screen) as self.loggers:
+            if self._record["search"]:
+                self.loggers.search(self._record["search"]["history"])
             if not (before and before["ended"]):
                 progress: Any = trainer.fit_loop.epoch_progress.current
                 progress.processed = progress.completed = len(module.history)

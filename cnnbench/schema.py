@@ -193,6 +193,85 @@ class Stop:
 
 
 @dataclass
+class Search:
+    """Which architecture the model's convolutions get, found before the run that trains it (document 0).
+
+    Candidates are taken for each layer alone; the model's own layer, H_init, is one of them.
+    """
+
+    method: str = "none"
+    """`none`; `joint`: weights and architecture together, by gradient descent; `random`: architectures drawn from the
+    same candidates, at the cost of `joint`."""
+    layers: list[int] | None = None
+    """Positions in `model.convs`; null is all of them."""
+    filters: list[int] = field(default_factory=list)
+    kernel_size: list[int] = field(default_factory=list)
+    stride: list[int] = field(default_factory=list)
+    padding: list[str] = field(default_factory=list)
+    """`same` or `valid`."""
+    pooling: list[str] = field(default_factory=list)
+    """`max` or `avg`; for layers that pool."""
+    level: str = "bilevel"
+    """`single`: both stepped on the training batch (document 0 as written). `bilevel`: the architecture on validation
+    batches, the weights on training batches, in turn."""
+    order: str = "first"
+    """`first`: grad_H = dL/dH. `second`: + dL/dTheta dTheta/dH, with Theta one step of gradient descent ahead."""
+    lr: float = 0.001
+    """Of the architecture parameters; document 0's eta_H."""
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """Of the architecture parameters."""
+    margin: float = 0.1
+    """By how much the logit of H_init's values is above that of the others at the start."""
+    epochs: int | None = None
+    """Of the joint search; null is as many as the run's."""
+    trial_epochs: int | None = None
+    """With which `random` trains each architecture; null is a fifth of the joint search's, rounded up."""
+    cost_weight: float = 0.0
+    """cost_weight * ln(expected cost / cost of H_init) is added to the architecture's loss."""
+    cost: str = "parameters"
+    """`parameters`, or `flops`: multiplications and additions for one image, of convolutions and dense layers."""
+
+    def __post_init__(self) -> None:
+        for key, value, allowed in (
+            ("method", self.method, ("none", "joint", "random")),
+            ("level", self.level, ("single", "bilevel")),
+            ("order", self.order, ("first", "second")),
+            ("cost", self.cost, ("parameters", "flops")),
+        ):
+            _check(value in allowed, f"search.{key}", value, f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+        _check(math.isfinite(self.lr) and self.lr > 0, "search.lr", self.lr, "a number above 0")
+        for key in ("margin", "cost_weight"):
+            value = getattr(self, key)
+            _check(math.isfinite(value) and value >= 0, f"search.{key}", value, "at least 0")
+        for key in ("epochs", "trial_epochs"):
+            value = getattr(self, key)
+            _check(value is None or value >= 1, f"search.{key}", value, "at least 1")
+        if self.method == "none":
+            return
+        for key in ("layers", "filters", "kernel_size", "stride", "padding", "pooling"):
+            value = getattr(self, key)
+            told = "a list of at least one" if key == "layers" else "a list of at least one candidate"
+            _check(value is None or len(value) > 0, f"search.{key}", value, told)
+            _check(value is None or len(set(value)) == len(value), f"search.{key}", value, "a list without repetition")
+        for key in ("filters", "kernel_size", "stride"):
+            _check(min(getattr(self, key)) >= 1, f"search.{key}", getattr(self, key), "whole numbers of at least 1")
+        for key, names in (("padding", {"same", "valid"}), ("pooling", {"max", "avg"})):
+            value = getattr(self, key)
+            _check(set(value) <= names, f"search.{key}", value, f"a list of {' and '.join(sorted(names))}")
+
+    @property
+    def passes(self) -> int:
+        """What the joint search costs for each training image, in images through the network, forward and backward.
+
+        The weights' own 1. The architecture's step another 1, unless it shares the weights' (`single`, `first`). With
+        the second term 4: the step ahead, the loss behind it, and 2 for the product of the two derivatives.
+        """
+        if self.order == "second":
+            return 5
+        return 1 if self.level == "single" else 2
+
+
+@dataclass
 class Hardware:
     """Where and in what precision the arithmetic is done. Only `precision` is part of an experiment's identity."""
 
@@ -250,6 +329,7 @@ class Config:
     scheduler: dict[str, Any] = field(default_factory=dict)
     update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
+    search: Search = field(default_factory=Search)
     hardware: Hardware = field(default_factory=Hardware)
     logger: dict[str, Any] = field(default_factory=dict)
     """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
@@ -299,6 +379,20 @@ class Config:
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")
         _check(plain, "name", repr(self.name), "a folder's name, without / or :")
         _check(self.runs_dir != "", "runs_dir", repr(self.runs_dir), "a folder's path")
+
+    @property
+    def trials(self) -> tuple[int, int]:
+        """How many architectures a random search trains, and with how many epochs: no fewer images pass than in the
+        joint search."""
+        epochs = self.search.epochs or self.epochs
+        of_each = self.search.trial_epochs or -(-epochs // 5)
+        return -(-epochs * self.search.passes // of_each), of_each
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of the search, of all its trials together; 0 without one."""
+        trials, of_each = self.trials
+        return {"none": 0, "joint": self.search.epochs or self.epochs, "random": trials * of_each}[self.search.method]
 
 
 ConfigStore.instance().store(name="schema", node=Config)

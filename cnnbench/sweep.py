@@ -45,7 +45,7 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
     config = jobs[0].config
     if join(config.hardware) > 0:
         return follow(jobs[0], images[0])
-    epochs = sum(job.config.epochs for job in jobs)
+    epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
     if any(result["status"] != "done" for result in results):
         code = code or 1

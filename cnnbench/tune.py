@@ -56,7 +56,9 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     due = deque(task for turn in turns for task in turn if task is not None)
     pages = trials.ledger(folder, study.plan)
     total = sum(plan.trials - len(page.ended) + plan.seeds for page in pages)
-    results, code = carry_out(due, config.workers, total, total * config.epochs, engine, study.after)
+    results, code = carry_out(
+        due, config.workers, total, total * (config.search_epochs + config.epochs), engine, study.after
+    )
     if any(r["status"] == "failed" or (r["config"]["test"] and r["status"] != "done") for r in results):
         code = code or 1
     if any(folder.glob("*/record.json")):

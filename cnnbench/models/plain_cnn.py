@@ -107,7 +107,7 @@ class PlainCNN(nn.Sequential):
                 layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
             if conv_dropout:
                 layers[f"dropout{n}"] = nn.Dropout2d(conv_dropout)
-            channels, (height, width) = conv["filters"], _size_after(i, conv, height, width)
+            channels, (height, width) = conv["filters"], size_after(i, conv, height, width)
         layers["flatten"] = nn.Flatten()
         features = channels * height * width
         for i, units in enumerate(dense):
@@ -142,26 +142,36 @@ def _conv_layers(i: int, conv: Conv, channels: int, height: int, width: int) -> 
         layers["pad"] = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
         padding = 0
     layers["conv"] = nn.Conv2d(channels, conv["filters"], kernel, stride, padding)
-    window, step = _window(i, conv)
-    if window > 1 or step > 1:
-        layers["pool"] = _POOLINGS[conv["pooling"]](window, step)
+    across, step = window(i, conv)
+    if across > 1 or step > 1:
+        layers["pool"] = _POOLINGS[conv["pooling"]](across, step)
     return layers
 
 
-def _window(i: int, conv: Conv) -> tuple[int, int]:
-    """Window and step of the pooling; 1 and 1 are none."""
-    pooling, window = conv["pooling"], conv["pool"]
+def window(i: int, conv: Conv) -> tuple[int, int]:
+    """Window and step of the pooling of convolution `i`; 1 and 1 are none."""
+    pooling, across = conv["pooling"], conv["pool"]
     if pooling not in (*_POOLINGS, "none"):
         raise ConfigError(f"model.convs[{i}].pooling={pooling}: not known.{nearest(pooling, [*_POOLINGS, 'none'])}")
-    if pooling == "none" or window == 1:
+    if pooling == "none" or across == 1:
         return 1, 1
-    return window, conv["pool_stride"] or window
+    return across, conv["pool_stride"] or across
 
 
-def _size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
-    """Height and width behind the convolution and its pooling."""
+def size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
+    """Height and width behind the convolution and its pooling.
+
+    Args:
+        i: the convolution's place, for the message.
+        conv: all of it, with what the model gives for all.
+        height: in front of it.
+        width: in front of it.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
     kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
-    window, step = _window(i, conv)
+    across, step = window(i, conv)
     sizes = []
     for size in (height, width):
         if padding == "same":
@@ -169,10 +179,10 @@ def _size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
         else:
             pad = 0 if padding == "valid" else int(padding)
             behind = (size + 2 * pad - kernel) // stride + 1
-        sizes.append((behind - window) // step + 1)
+        sizes.append((behind - across) // step + 1)
     if min(sizes) < 1:
         raise ConfigError(
-            f"model.convs[{i}]: kernel_size {kernel}, stride {stride}, padding {padding} and pool {window} "
+            f"model.convs[{i}]: kernel_size {kernel}, stride {stride}, padding {padding} and pool {across} "
             f"leave nothing of an image of {height}x{width}."
         )
     return sizes[0], sizes[1]
