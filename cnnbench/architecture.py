@@ -85,8 +85,8 @@ def _layer(index: int, conv: Conv, search: Search) -> Layer:
     for key, values in candidates.items():
         if start[key] not in values:
             raise ConfigError(
-                f"search.{key}={values}: model.convs[{index}] has {start[key]}, where the search starts; it must be among "
-                f"the candidates."
+                f"search.{key}={values}: model.convs[{index}] has {start[key]}, where the search starts; it must be "
+                f"among the candidates."
             )
     return Layer(index, candidates, start)
 
@@ -155,7 +155,7 @@ class Cost:
         self._work: list[Tensor] = []
         """For each convolution multiplications by variant and size in front, for one filter and one channel."""
         self._moves: list[Tensor] = []
-        """For each convolution 1 where a variant leads from a size to another: (variant, size in front, size behind)."""
+        """For each convolution 1 where a variant leads from one size to another: (variant, size, size behind)."""
         sizes = [image_shape[1:]]
         for index, conv in enumerate(self._convs):
             variants = list(_variants(index, conv, layers))

@@ -86,7 +86,7 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
         of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
         one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
-        `target_images`, `target_seconds`: until the target was first reached, infinite if never.
+        `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained.
     """
     history, best = run["history"], run["best"]
     selected = history[best["epoch"] - 1]
@@ -103,6 +103,7 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         "images_seen": history[-1]["images_seen"],
         "seconds": seconds,
         "images_per_second": history[-1]["images_seen"] / seconds if seconds else None,
+        "parameters": run["parameters"],
         "target_epochs": math.inf if hit is None else hit + 1,
         "target_images": math.inf if hit is None else history[hit]["images_seen"],
         "target_seconds": math.inf if hit is None else sum(row["seconds"] for row in history[: hit + 1]),
@@ -331,10 +332,12 @@ def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
     elsewhere = {"optimizer", "model", "experiment", "hardware", "logger"}
     groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - elsewhere)]
-    varying = [group for group in groups if len({run["choices"].get(group) for run in runs}) > 1] or ["optimizer"]
+    # An older record lacks the groups that came later, and had none of what they add.
+    options = {group: [run["choices"].get(group, "none") for run in runs] for group in groups}
+    varying = [group for group in groups if len(set(options[group])) > 1] or ["optimizer"]
     alike: dict[str, list[int]] = defaultdict(list)
-    for i, run in enumerate(runs):
-        words = (f"{'' if group in groups[:2] else f'{group}='}{run['choices'].get(group)}" for group in varying)
+    for i in range(len(runs)):
+        words = (f"{'' if group in groups[:2] else f'{group}='}{options[group][i]}" for group in varying)
         alike[" ".join(words)].append(i)
     labels = [""] * len(runs)
     for name, same in alike.items():

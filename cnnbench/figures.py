@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from cnnbench import record as records
 from cnnbench import stats
@@ -23,6 +23,8 @@ from cnnbench.trials import Entry
 # Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+
+_MARKERS = "osD^vPX"
 
 _LOOK: Any = {
     "text.parse_math": False,  # a $ in a name is a $
@@ -45,6 +47,9 @@ MOST = 12
 MOST_TABLES = 6
 """Of them in the figure of confusion matrices, which fits a printed page then."""
 
+MOST_SEARCHES = 2
+"""Contestants side by side in the figure of architectures, the first ones."""
+
 MOST_CLASSES = 20
 """In a confusion matrix; the numbers of more can't be read."""
 
@@ -58,6 +63,7 @@ Styles = dict[str, dict[str, Any]]
 def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> list[str]:
     """Writes the figures; returns the names of their files."""
     sketches = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
+    sketches |= {"architecture": _architecture, "parameters": _parameters}
     written = []
 
     def save(name: str, figure: Figure | None) -> None:
@@ -212,6 +218,78 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
         axis.grid(visible=False)
     if left_out:
         figure.suptitle(left_out.strip(" ()"), fontsize=10)
+    return figure
+
+
+def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Probability of each candidate by epoch of the search: mean over seeds, and the range of the seeds as a band."""
+    shown = [c for c in comparison.contestants if _probabilities(c)][:MOST_SEARCHES]
+    if not shown:
+        return None
+    properties = list(dict.fromkeys(name for c in shown for name in _probabilities(c)[0][0]))
+    wide = max(_WIDTH, 3.8 * len(shown))
+    figure = Figure(figsize=(wide, 1.75 * len(properties) + 0.5), layout="constrained")
+    axes = figure.subplots(len(properties), len(shown), squeeze=False, sharex="col", sharey=True)
+    for column, contestant in enumerate(shown):
+        seeds = _probabilities(contestant)
+        epochs = range(len(seeds[0]))
+        for axis, name in zip(axes[:, column], properties, strict=True):
+            for i, candidate in enumerate(seeds[0][0].get(name, {})):
+                by_epoch = [[seed[epoch][name][candidate] for seed in seeds] for epoch in epochs]
+                style: Any = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
+                numbers = [epoch + 1 for epoch in epochs]
+                if len(numbers) == 1:
+                    style |= {"marker": "o", "markersize": 4}
+                axis.plot(numbers, [sum(v) / len(v) for v in by_epoch], label=candidate, **style)
+                low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
+                axis.fill_between(numbers, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axis.set_title(name)
+            axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
+        axes[0, column].set_title(
+            f"{_short(contestant.label, 30)}\n{properties[0]}" if len(shown) > 1 else properties[0]
+        )
+        axes[-1, column].set_xlabel("epoch of the search")
+    return figure
+
+
+def _probabilities(contestant: Contestant) -> list[list[dict[str, dict[str, float]]]]:
+    """By seed and epoch of the search: for `conv1 kernel size` and so on the probability of each candidate."""
+    histories = [run["search"]["history"] for run in contestant.done if run["search"]]
+    found = [
+        [
+            {
+                f"{layer} {key.replace('_', ' ')}": p
+                for layer, of in row["probabilities"].items()
+                for key, p in of.items()
+            }
+            for row in history
+        ]
+        for history in histories
+        if history and "probabilities" in history[0]
+    ]
+    shortest = min(map(len, found), default=0)
+    return [seed[:shortest] for seed in found]
+
+
+def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Accuracy by number of parameters, a dot for each seed; None where all networks are of one size."""
+    shown, left_out = _shown(comparison)
+    shown = [c for c in shown if c.measured(comparison.measure)]
+    if len({count for c in shown for count in c.measured("parameters")}) < 2:
+        return None
+    figure, (axis,) = _panels([3.2], [c.label for c in shown])
+    for i, contestant in enumerate(shown):
+        style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
+        points = contestant.measured("parameters"), contestant.measured(comparison.measure)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
+    axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}", xscale="log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axis)
     return figure
 
 

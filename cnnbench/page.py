@@ -38,6 +38,9 @@ _CAPTIONS = {
     "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % bootstrap interval.",
     "target": "Share of the seeds that have reached {target:.4g} validation accuracy, by seconds and by epochs of "
     "training. A line that stays at 0 % never reaches it. Lines at the same height are drawn beside each other.",
+    "architecture": "Probability of each candidate by epoch of the search. Lines: mean of the seeds; bands: their "
+    "range.",
+    "parameters": "{judged} by the number of trained parameters. Dots: seeds.",
     "sensitivity": "Best validation accuracy of each trial by the value tried. Stars: winners; crosses at the bottom: "
     "diverged or failed.",
     "budget": "Best validation accuracy to be expected of so many trials. Rings: another contestant takes the lead.",
@@ -109,7 +112,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, t
         comparison=comparison,
         question=_question(labels),
         figures=_figures(
-            folder, drawn, ("curves", "accuracy", "target", "confusion"), labels, number,
+            folder, drawn, ("curves", "accuracy", "target", "confusion", "architecture", "parameters"), labels, number,
             judged=comparison.judged.capitalize(), target=comparison.target,
         ),
         tables=[_cut(sheet) for sheet in report.sheets(comparison)],

@@ -61,6 +61,8 @@ def sheets(comparison: Comparison) -> list[Sheet]:
     found = [results(comparison), costs(comparison)]
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
+    if any(run["search"] for c in comparison.contestants for run in c.runs):
+        found.append(architectures(comparison))
     if comparison.claims:
         found.append(claims(comparison))
     return found
@@ -133,6 +135,25 @@ def verdicts(comparison: Comparison) -> Sheet:
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
     return Sheet("Verdicts", columns, rows, note, left=3)
+
+
+def architectures(comparison: Comparison) -> Sheet:
+    """What each search has found, and what it cost."""
+    rows = []
+    for c in comparison.contestants:
+        for run in c.done:
+            found = run["search"] or {"architecture": "as given", "entropy": None}
+            entropy = "-" if found["entropy"] is None else f"{found['entropy']:.3f}"
+            cost = ["-", "-"] if not run["search"] else [f"{found['image_passes']:,}", f"{found['seconds']:,.1f}"]
+            test = "-" if run["test"] is None else f"{run['test']['acc']:.2%}"
+            cells = [f"{run['parameters']:,}", test, entropy, *cost]
+            rows.append([c.label, str(run["config"]["seed"]), found["architecture"], *cells])
+    columns = ["contestant", "seed", "architecture", "parameters", "test", "entropy", "image passes", "seconds"]
+    note = (
+        "Entropy of the architecture at the search's end: 1 is undecided, 0 decided. Image passes: images through a "
+        "network, forward and backward; they and the seconds are those of the search, in front of the training."
+    )
+    return Sheet("Architectures", columns, rows, note, left=3)
 
 
 def claims(comparison: Comparison) -> Sheet:

@@ -135,15 +135,17 @@ class SuperLayer(nn.Module):
         if "kernel_size" in chances:
             weight = weight * torch.einsum("k,kyx->yx", chances["kernel_size"], self._kernels)
         y = self.behind(F.conv2d(x, weight, self.conv.bias, padding="same"))
+        last = y.is_contiguous(memory_format=torch.channels_last)
         parts = []
         for i, stride in enumerate(self._strides):
-            down, across = self._first[i]
-            part = y if stride == 1 else y[:, :, down::stride, across::stride]
-            part = self._pooled(part, chances)
+            part = self._pooled(y if stride == 1 else _every(y, stride, self._first[i], last), chances)
             if part.shape[2:] != self._grid:
                 part = F.interpolate(part, self._grid, mode="nearest")
             parts.append(part * chances["stride"][i] if "stride" in chances else part)
         y = sum(parts[1:], parts[0])
+        if last and y.requires_grad:  # `flatten` hands gradients back in another order, in which pooling is slow
+            mixed: Any = y
+            mixed.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         mask = self._mask(chances)
         return y if mask is None else y * mask.to(y.dtype)
 
@@ -165,6 +167,13 @@ class SuperLayer(nn.Module):
         padding, kernel = chances.get("padding", one), chances.get("kernel_size", one)
         inside = torch.einsum("p,k,pkyx->yx", padding, kernel, self._paddings)
         return inside if mask is None else mask * inside
+
+
+def _every(y: Tensor, stride: int, first: list[int], channels_last: bool) -> Tensor:
+    """Every so many places of the last two dimensions, in the memory layout of `y`: so is the slice's gradient then."""
+    if channels_last:
+        return y.permute(0, 2, 3, 1)[:, first[0] :: stride, first[1] :: stride].permute(0, 3, 1, 2)
+    return y[:, :, first[0] :: stride, first[1] :: stride]
 
 
 def _first(n: int, kernel: int, stride: int) -> int:

@@ -189,6 +189,9 @@ def _summary(record: Record, folder: Path) -> None:
           f"{sizes['test']:,} test images")  # fmt: skip
     if record["protocol"]["validation"] == "test":
         print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
+    if found := record["search"]:
+        print(f"found by search={found['method']}: {found['architecture']}; {found['image_passes']:,} image passes, "
+              f"{found['seconds']:.1f} s")  # fmt: skip
     if record["status"] != "done":
         print(f"{record['status']} after {len(history)} epochs: {_reason(record)}")
     if (best := record["best"]) is not None:
@@ -196,4 +199,5 @@ def _summary(record: Record, folder: Path) -> None:
     if record["test"] is not None:
         print(f"test accuracy {record['test']['acc']:.2%} at that epoch")
     print(f"{seconds:.1f} s of training")
-    print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt")
+    also = "" if found is None else ", conf/model/searched.yaml"
+    print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")

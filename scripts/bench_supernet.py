@@ -1,7 +1,7 @@
 """What does a weight step of the super-network cost, beside one of the largest discrete network that it contains?
 
-Forward, backward and the optimizer's step on one batch, in float32, in turn; the median of the ratios. On an idle machine:
-`python scripts/bench_supernet.py`.
+Forward, backward and the optimizer's step on one batch, in float32, in turn; the median of the ratios. On an idle
+machine: `python scripts/bench_supernet.py`.
 """
 
 import argparse
