@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from cnnbench import record as records
 from cnnbench import stats
@@ -229,7 +229,7 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
     properties = list(dict.fromkeys(name for c in shown for name in _probabilities(c)[0][0]))
     wide = max(_WIDTH, 3.8 * len(shown))
     figure = Figure(figsize=(wide, 1.75 * len(properties) + 0.5), layout="constrained")
-    axes = figure.subplots(len(properties), len(shown), squeeze=False, sharex="col", sharey=True)
+    axes = figure.subplots(len(properties), len(shown), squeeze=False, sharex="col", sharey="row")
     for column, contestant in enumerate(shown):
         seeds = _probabilities(contestant)
         epochs = range(len(seeds[0]))
@@ -243,8 +243,8 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
                 axis.plot(numbers, [sum(v) / len(v) for v in by_epoch], label=candidate, **style)
                 low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
                 axis.fill_between(numbers, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axis.margins(y=0.15)
             axis.set_title(name)
-            axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
@@ -286,8 +286,8 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
         points = contestant.measured("parameters"), contestant.measured(comparison.measure)
         axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
     axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}", xscale="log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_formatter(_Plain())
+    axis.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.5)))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure
@@ -369,7 +369,8 @@ class _Plain(LogFormatter):
     """Few numbers on a logarithmic axis, and no powers of ten."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+        text = f"{x:,.0f}" if x >= 1000 else f"{x:g}"
+        return text if super().__call__(x, pos) else ""
 
 
 def _shown(comparison: Comparison, most: int = MOST) -> tuple[list[Contestant], str]:
