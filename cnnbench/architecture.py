@@ -72,7 +72,10 @@ def searched(model: Spec, search: Search, image_shape: tuple[int, int, int]) -> 
         raise ConfigError(f"search={search.method}: every list has one candidate, so there is nothing to search.")
     height, width = image_shape[1:]
     for index, conv in enumerate(convs):
-        sizes = [size_after(index, variant, height, width) for variant in _variants(index, conv, layers)]
+        try:
+            sizes = [size_after(index, variant, height, width) for variant in _variants(index, conv, layers)]
+        except ConfigError as error:
+            raise ConfigError(f"search={search.method}: with the candidates that leave the least, {error}") from None
         height, width = min(size[0] for size in sizes), min(size[1] for size in sizes)
     return layers
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from cnnbench.schema import Config
+from cnnbench.schema import Config, Search
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning."""
@@ -48,6 +48,8 @@ def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     places = ("_target_", "root", "md5", "in_memory")
     kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
     kept["model"] = {k: v for k, v in config["model"].items() if k != "init_from"}  # init_digest is in its place
+    if kept.get("search", {}).get("method", "none") == "none":  # whatever else is said of a search, there is none
+        kept["search"] = asdict(Search())
     kept["precision"] = config["hardware"]["precision"]
     kept["arithmetic"] = ARITHMETIC
     return kept

@@ -50,6 +50,7 @@ def made(words: str = "", accuracies: tuple[float, ...] = (0.5, 0.6), test: floa
             "classes": ["0", "1"],
         },
         "parameters": 10,
+        "search": None,
         "history": history,
         "best": records.best(history) if history else None,
         "test": {"acc": test, "loss": 1.0, "per_class": [test, test], "confusion": [[5, 5], [5, 5]]} if done else None,

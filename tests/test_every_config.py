@@ -22,13 +22,15 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 81
+COUNT = 87
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
 """48 training images: 5 batches."""
 FEW = "data=digits data.limit=20 data.val=test batch_size=10 epochs=1"
 """2 batches, for models that take their time."""
+SPLIT = "data=digits data.limit=30 data.val_fraction=0.33 batch_size=10 epochs=1"
+"""The same where validation on the test set is refused."""
 COLOURS = "data=folder data.root=colours data.val=test batch_size=10 epochs=1"
 """18 training images, 3x8x8: 2 batches."""
 
@@ -93,6 +95,10 @@ TABLE = {
     "scheduler/plateau": Case(),
     "scheduler/redwood": Case(),
     "scheduler/step": Case(),
+    "search/document": Case(f"{DIGITS} model=plain_cnn"),
+    "search/joint": Case(f"{DIGITS} model=plain_cnn"),
+    "search/none": Case(),
+    "search/random": Case(f"{DIGITS} model=plain_cnn"),
     "stop/early": Case(),
     "stop/none": Case(),
     "update/cag": Case(steps=2),  # 4 batches and 1
@@ -112,6 +118,7 @@ DEFAULTS = {
     "scheduler": "fixed",
     "update": "minibatch",
     "stop": "none",
+    "search": "none",
     "hardware": "auto",
     "logger": "tensorboard",
 }
@@ -120,6 +127,8 @@ SPACES = ["space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "spa
 
 SEEDS = 3
 EXPERIMENTS = {  # runs of one seed, and the side of the images that its model takes
+    "experiment/doc0_joint": (4, 8),
+    "experiment/joint_two_layer": (3, 32),
     "experiment/doc1_cag": (2 * 2, 8),
     "experiment/doc2_activations": (3, 28),
     "experiment/doc2_regularization": (3, 28),
@@ -166,6 +175,8 @@ def assert_trained(here: Path, steps: int) -> dict[str, Any]:
 
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found["config"]))
     assert isinstance(config, Config)
+    if found["search"]:
+        config.model = found["search"]["model"]
     torch.manual_seed(config.seed)
     channels, height, width = found["data"]["shape"]
     fresh = make_model(config, (channels, height, width), len(found["data"]["classes"]))
@@ -213,8 +224,8 @@ def test_option(command, here: Path, name: str) -> None:
         write_images(here / "colours", {"red": 6, "green": 6, "blue": 6})
     result = command(case.words if group == "data" else f"{case.words} {group}={option}")
     assert result.code == 0, result.err
-    # an ensemble's members are named in its file and written out in the record
-    assert_taken(assert_trained(here, case.steps), name, but=("members",))
+    # an ensemble's members are named in its file and written out in the record; a search may rest on another's file
+    assert_taken(assert_trained(here, case.steps), name, but=("members", "defaults"))
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -288,7 +299,8 @@ def test_experiment(command, here: Path, name: str) -> None:
     assert len(set(jobs)) == len(jobs) == runs * SEEDS
     assert all(job.endswith(f" seed={i % SEEDS}") for i, job in enumerate(jobs))
 
-    reduced = f"experiment={option} {FEW} batch_size=5 data.image_size={size}"
+    few = SPLIT if "joint" in option else FEW
+    reduced = f"experiment={option} {few} batch_size=5 data.image_size={size}"
     with config_source(None) as composer:  # all of them can be built
         due = composer.jobs(shlex.split(f"{reduced} seed=0"), multirun=False)
     images = digits(Data(image_size=size))
