@@ -247,7 +247,8 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
             axis.set_title(name)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
+            if axis.lines:  # another contestant may search more
+                axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
         axes[0, column].set_title(
             f"{_short(contestant.label, 30)}\n{properties[0]}" if len(shown) > 1 else properties[0]
         )

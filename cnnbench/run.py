@@ -224,8 +224,7 @@ class _Run:
     def _searched(self) -> Config:
         """The config with the model that the search has found, now or before."""
         config, screen, name = self.config, self.screen, self.folder.name
-        if config.search_epochs:
-            screen.start(f"{name} search", config.search_epochs)
+        screen.start(f"{name} search", config.search_epochs)
 
         def keep(found: dict[str, Any]) -> None:
             self._record["search"] = found

@@ -21,7 +21,7 @@ from cnnbench.data import SEARCH, ImageData, derived_seed, statistics
 from cnnbench.images import ImageSet
 from cnnbench.joint import Joint
 from cnnbench.machine import Interrupted
-from cnnbench.module import Classifier, Diverged, Row
+from cnnbench.module import Classifier, Diverged
 from cnnbench.progress import REFRESH, Screen
 from cnnbench.schema import Config
 from cnnbench.supernet import Architecture, SuperNetwork
@@ -207,7 +207,10 @@ class _Joint(_Search):
             self.save(state, keep)
 
         if len(self.found["history"]) < epochs:
-            self.train(module, epochs, before, 0, after)
+            try:
+                self.train(module, epochs, before, 0, after)
+            except Diverged as error:
+                raise Diverged(f"in the search {error}") from None
         elif before:
             architecture.load_state_dict(before["module"]["architecture"])
         self.end(architecture.chosen(), keep)
@@ -216,17 +219,15 @@ class _Joint(_Search):
 class _Random(_Search):
     """Architectures drawn uniformly, each one once; the one with the lowest validation loss, and cost, is taken.
 
-    The loss is that of an architecture's best epoch, the penalty that of the joint search.
+    The loss is that of an architecture's best epoch, the penalty that of the joint search. One that diverges has its
+    row and is not taken.
     """
 
     def run(self, before: State | None, keep: Callable[[Found], None]) -> None:
         trials, epochs = self.config.trials
         drawn = self._drawn(trials)
         for number in range(len(self.found["history"]), len(drawn)):
-            try:
-                self._try(number, drawn[number], epochs, before, keep)
-            except Diverged:
-                self._note(number, drawn[number], [], keep)
+            self._try(number, drawn[number], epochs, before, keep)
             before = None
         scores = [row["score"] for row in self.found["history"]]
         best = min((score for score in scores if score is not None), default=None)
@@ -255,17 +256,16 @@ class _Random(_Search):
         model = derived(self.config.model, self.layers, choices)
         network = parts.make_model(replace(self.config, model=model), self.data.image_shape, self.classes)
         module = Classifier(*self.parts_of(network, epochs))
+        diverged = False
         if before is None or len(before["module"]["history"]) < epochs:
-            self.train(module, epochs, before, number * epochs, lambda state: self.save(state, keep))
+            try:
+                self.train(module, epochs, before, number * epochs, lambda state: self.save(state, keep))
+            except Diverged:
+                diverged = True
         else:
             module.go_on(before["module"])
-        self._note(number, choices, module.history, keep)
-
-    def _note(self, number: int, choices: list[Choice], history: list[Row], keep: Callable[[Found], None]) -> None:
-        model = derived(self.config.model, self.layers, choices)
-        costs = self.costs.of(choices)
-        score = None
-        if history:
+        history, costs, score = module.history, self.costs.of(choices), None
+        if not diverged:
             relative = math.log(costs[self.config.search.cost] / self.cost_of_start)
             score = min(row["val_loss"] for row in history) + self.config.search.cost_weight * relative
         row = {
@@ -275,7 +275,7 @@ class _Random(_Search):
             "val_loss": min((row["val_loss"] for row in history), default=None),
             "val_acc": max((row["val_acc"] for row in history), default=None),
             "score": score,
-            "image_passes": len(history) * self.epoch.images,
+            "image_passes": (len(history) + diverged) * self.epoch.images,
             "seconds": sum(row["seconds"] for row in history),
         }
         self.found["history"].append(row)

@@ -184,7 +184,8 @@ def _summary(record: Record, folder: Path) -> None:
     data, history, choices = record["data"], record["history"], record["choices"]
     seconds = sum(row["seconds"] for row in history)
     sizes = data["sizes"]
-    print(f"{choices['model']} ({record['parameters']:,} parameters) with {choices['optimizer']}, "
+    size = "" if record["parameters"] is None else f" ({record['parameters']:,} parameters)"
+    print(f"{choices['model']}{size} with {choices['optimizer']}, "
           f"lr {record['config']['lr']}, on {data['name']}: {sizes['train']:,} training, {sizes['val']:,} validation, "
           f"{sizes['test']:,} test images")  # fmt: skip
     if record["protocol"]["validation"] == "test":

@@ -149,3 +149,17 @@ def test_the_first_step(here, level: str, order: str) -> None:
     for found, wanted in zip([*logits, *weights.values()], expected, strict=True):
         torch.testing.assert_close(found.detach(), wanted, rtol=1e-4, atol=1e-6)
     assert len(data) == 1
+
+
+def test_the_step_ahead_sees_the_images_of_the_step(here) -> None:
+    module, _, _, fit = stepped("optimizer=sgd epochs=1 batch_size=36 search=joint search.order=second")
+    drawn: list[Tensor] = []
+
+    def augment(images: Tensor, positions: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        drawn.append(torch.rand(3, generator=generator))
+        return images
+
+    module._augment = augment
+    fit()
+    assert len(drawn) == 2
+    assert torch.equal(*drawn)

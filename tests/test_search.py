@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from cnnbench import record as records
 from cnnbench import search as search_module
 from cnnbench import trials
 from cnnbench.compose import config_source
+from cnnbench.data import ImageData
 from cnnbench.images import ImageSet, digits
 from cnnbench.progress import Sweep
 from cnnbench.run import run
@@ -311,3 +313,32 @@ def test_what_only_a_larger_kernel_can_see_is_found(here: Path, monkeypatch) -> 
         assert result["status"] == "done", result["error"]
         found.append(result["search"]["model"]["convs"][0]["kernel_size"])
     assert found.count(5) >= 9, found
+
+
+def test_batches_of_validation_images(here: Path) -> None:
+    source = digits(Data())
+    data = ImageData(source, Data(limit=200), 50, 0)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    batches = list(data.held_out(0))
+    assert [len(labels) for _, labels, _ in batches] == [50] * 4  # 180 training images are 4 batches
+    order = torch.cat([positions for *_, positions in batches])
+    for i in range(0, 200, 20):  # all 20 before one comes again
+        assert sorted(order[i : i + 20].tolist()) == sorted(data.split.val.tolist())
+    assert not torch.equal(order[:20], order[20:40])
+    for images, labels, positions in batches:
+        assert torch.equal(labels, torch.from_numpy(source.train_labels)[positions])
+        assert torch.equal(images, torch.from_numpy(source.train)[positions].permute(0, 3, 1, 2))
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(batches, data.held_out(0), strict=True))
+    assert not torch.equal(next(data.held_out(1))[2], batches[0][2])
+
+
+def test_a_search_that_diverges(command, here: Path) -> None:
+    result = command(f"{SMALL} search=joint optimizer=sgd lr=1e30 name=joint")
+    assert (result.code, record(here / "runs" / "joint")["status"]) == (1, "diverged")
+    assert "in the search the loss was" in record(here / "runs" / "joint")["error"]
+    result = command(f"{SMALL} search=random optimizer=sgd lr=1e30 name=random")
+    found = record(here / "runs" / "random")
+    assert (result.code, found["status"]) == (1, "diverged")
+    assert "of all 4 random architectures" in found["error"]
+    assert [row["score"] for row in found["search"]["history"]] == [None] * 4
+    assert found["search"]["image_passes"] == 720
