@@ -142,7 +142,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     """What moves the model's parameters."""
-    return optim.make_optimizer(config.optimizer, model)
+    return optim.make_optimizer(config.optimizer, model, config.hardware.fused)
 
 
 _FILLED = ("T_max", "total_steps", "max_lr")

@@ -27,7 +27,7 @@ from cnnbench.compose import Job
 from cnnbench.data import ImageData, Normalize, statistics
 from cnnbench.images import ImageSet
 from cnnbench.loggers import Loggers
-from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
+from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals, stop_looking_for_gpus
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged, Recipe
 from cnnbench.progress import REFRESH, Screen, Sweep
@@ -206,9 +206,13 @@ class _Run:
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
         keep_freed_memory()
+        stop_looking_for_gpus()
+        torch.backends.cudnn.allow_tf32 = False  # convolutions of 32 bits have 32 bits on a GPU too
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         transfer.initialise(config, network)
+        if config.hardware.compile:
+            network.compile()
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
         self._record["data"] |= {"mean": mean, "deviation": deviation}
         self._record["protocol"]["regularized"] = regularize.describe(config.regularizer, network)
@@ -251,6 +255,8 @@ class _Run:
             accelerator="gpu" if gpu else "cpu",
             devices=[torch.cuda.current_device()] if gpu else 1,
             precision=precision,
+            deterministic=config.hardware.deterministic,
+            benchmark=not config.hardware.deterministic,  # cuDNN's fastest algorithm is found by trying
             max_epochs=config.epochs,
             callbacks=[_Keep(self, before), *([self.stop] if self.stop else [])],
             logger=False,
