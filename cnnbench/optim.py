@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from cnnbench.build import Spec, build
 from cnnbench.schema import ConfigError
 
-
 _FUSED: dict[str, tuple[type[Optimizer], ...]] = {
     "cpu": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad),
     "cuda": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW),

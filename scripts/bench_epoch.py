@@ -1,10 +1,10 @@
 """What an epoch costs beside its steps, measured inside real runs of the documents' CNN.
 
-    python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
+python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
 
-    augmentation   its seconds, as a share of the training's other seconds
-    validation     its seconds, as a multiple of those of the forward passes alone, on the same images
-    writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
+augmentation   its seconds, as a share of the training's other seconds
+validation     its seconds, as a multiple of those of the forward passes alone, on the same images
+writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
 """
 
 import argparse

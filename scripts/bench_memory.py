@@ -3,8 +3,8 @@
     python scripts/bench_memory.py --root DIR
 
 Two runs, each in a process of its own: one epoch of the documents' CNN on the images in DIR, whose peak is put beside
-what the images (as bytes) and the imports take; and 100 epochs on the digits, whose resident memory after the last epoch
-is put beside that after the tenth.
+what the images (as bytes) and the imports take; and 100 epochs on the digits, whose memory after the last epoch is put
+beside that after the tenth.
 """
 
 import argparse
@@ -54,9 +54,11 @@ def main() -> None:
     root = parser.parse_args().root
     run = watched(["data=folder", f"data.root={root}", "epochs=1"])
     (imports,), (images,), (peak,) = run["imports"], run["images"], run["peak"]
-    print(f"imports {imports:,.0f} MB, images {images:,.0f} MB, peak {peak:,.0f} MB: {peak / (imports + images):.2f} times")
+    print(f"imports {imports:,.0f} MB, images {images:,.0f} MB, peak {peak:,.0f} MB", end="")
+    print(f": {peak / (imports + images):.2f} times")
     epochs = watched(["data=digits", "epochs=100"])["epoch"]
-    print(f"100 epochs: {epochs[9]:,.1f} MB after 10, {epochs[99]:,.1f} MB after 100: {epochs[99] / epochs[9] - 1:+.2%}")
+    tenth, last = epochs[9], epochs[99]
+    print(f"100 epochs: {tenth:,.1f} MB after 10, {last:,.1f} MB after 100: {last / tenth - 1:+.2%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a sweep, a run and a start cost beside the training itself; whole commands, in turn, as a person would type them.
+"""What a sweep, a run and a start cost beside the training itself; whole commands, in turn, as one would type them.
 
     python scripts/bench_sweep.py --root DIR [--repeats 3] [--precision fp32 bf16]
 

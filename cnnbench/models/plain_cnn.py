@@ -107,7 +107,10 @@ class PlainCNN(nn.Sequential):
             if batch_norm:
                 layers[f"norm{n}"] = nn.BatchNorm2d(conv["filters"], affine=batch_norm_affine)
             if activation == "relu" and isinstance(pool, nn.MaxPool2d):
-                layers[f"pool{n}"], pool = pool, None  # the same numbers and gradients, and a quarter of them to rectify
+                layers[f"pool{n}"], pool = (
+                    pool,
+                    None,
+                )  # the same to the bit, and fewer numbers to rectify
             layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
             if pool is not None:
                 layers[f"pool{n}"] = pool
