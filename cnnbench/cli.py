@@ -88,10 +88,19 @@ def _train(words: list[str]) -> int:
 
 
 def _run(jobs: list[Job], engine: Engine | None) -> int:
+    if engine is None and min(jobs[0].config.workers, len(jobs)) > 1:
+        _import_beside()
     images = _images(jobs)
     from cnnbench.sweep import run_all
 
     return run_all(jobs, images, engine)
+
+
+def _import_beside() -> None:
+    """The workers' torch is imported while this process imports its own."""
+    from cnnbench.workers import get_ready
+
+    get_ready()
 
 
 def _images(jobs: list[Job]) -> "list[ImageSet]":
@@ -196,6 +205,8 @@ def _tune(words: list[str]) -> int:
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
+        if engine is None and jobs[0].config.workers > 1:
+            _import_beside()
         images = _images(jobs)
         from cnnbench.tune import tune
 

@@ -14,8 +14,14 @@ from torch.optim import Optimizer
 from cnnbench.build import Spec, build
 from cnnbench.schema import ConfigError
 
+_FUSED: dict[str, tuple[type[Optimizer], ...]] = {
+    "cpu": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad),
+    "cuda": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW),
+}
+"""By the device's type: optimizers of torch's that can take a step in one pass over the parameters."""
 
-def make_optimizer(spec: Spec, model: nn.Module) -> Optimizer:
+
+def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimizer:
     """The optimizer of `model`, ready to train.
 
     A class whose first argument is called `model` gets the network, since it treats some layers differently; any other
@@ -24,13 +30,17 @@ def make_optimizer(spec: Spec, model: nn.Module) -> Optimizer:
     Args:
         spec: the `optimizer` group, checked by `build.check`.
         model: the network on the device where it will be trained, or on torch's `meta` device to check a config.
+        fused: take the step in one pass over the parameters where torch can; it rounds otherwise.
 
     Raises:
         ConfigError: the class refuses a value, or the network is none for it.
     """
     if spec.get("_target_") is None:
         raise ConfigError("optimizer._target_=null: must be the full name of a class, such as torch.optim.Adam.")
-    first = next(iter(inspect.signature(get_object(spec["_target_"])).parameters), "")
+    kind = get_object(spec["_target_"])
+    if fused and kind in _FUSED.get(next(model.parameters()).device.type, ()):
+        spec = {"fused": not spec.get("foreach") and not spec.get("differentiable")} | spec
+    first = next(iter(inspect.signature(kind).parameters), "")
     optimizer = build("optimizer", spec, model if first == "model" else _trained(model))
     assert isinstance(optimizer, Optimizer)
     if averages(optimizer):

@@ -194,6 +194,8 @@ def make_trainer(config: Config, callbacks: list[pl.Callback], folder: Path, une
         accelerator="gpu" if gpu else "cpu",
         devices=[torch.cuda.current_device()] if gpu else 1,
         precision=precision,
+        deterministic=config.hardware.deterministic,
+        benchmark=not config.hardware.deterministic,  # cuDNN's fastest algorithm is found by trying
         max_epochs=config.epochs,
         callbacks=callbacks,
         logger=False,
@@ -222,7 +224,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     """What moves the model's parameters."""
-    return optim.make_optimizer(config.optimizer, model)
+    return optim.make_optimizer(config.optimizer, model, config.hardware.fused)
 
 
 _FILLED = ("T_max", "total_steps", "max_lr")

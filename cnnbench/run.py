@@ -26,7 +26,7 @@ from cnnbench.compose import Job
 from cnnbench.data import ImageData, statistics
 from cnnbench.images import ImageSet
 from cnnbench.loggers import Loggers
-from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals
+from cnnbench.machine import Interrupted, environment, is_the_disks, keep_freed_memory, signals, stop_looking_for_gpus
 from cnnbench.models import Ensemble
 from cnnbench.module import Classifier, Diverged
 from cnnbench.progress import REFRESH, Screen, Sweep
@@ -207,11 +207,15 @@ class _Run:
         if config.hardware.threads is not None:
             torch.set_num_threads(config.hardware.threads)
         keep_freed_memory()
+        stop_looking_for_gpus()
+        torch.backends.cudnn.allow_tf32 = False  # convolutions of 32 bits have 32 bits on a GPU too
         if config.search.method != "none":
             config = self.config = self._searched()
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         transfer.initialise(config, network)
+        if config.hardware.compile:
+            network.compile()
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
         self._record["data"] |= {"mean": mean, "deviation": deviation}
         self._record["protocol"]["regularized"] = regularize.describe(config.regularizer, network)

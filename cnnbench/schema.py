@@ -281,6 +281,14 @@ class Hardware:
     """`32-true` or `bf16-mixed` (convolutions and matrix products in bfloat16)."""
     channels_last: bool = True
     """Memory layout of images and weights: faster on most machines, the same numbers but for rounding."""
+    fused: bool = True
+    """Optimizers of torch's take their step in one pass over the parameters where they can: the same numbers but for
+    rounding."""
+    compile: bool = False
+    """The network is compiled by `torch.compile`, which takes a while and needs a C++ compiler."""
+    deterministic: bool = False
+    """Only algorithms that give the same numbers each time on the same machine; an operation without one ends the run.
+    On the processor all have one."""
     threads: int | None = None
     """Processor threads; null takes what PyTorch finds."""
     devices: int = 1

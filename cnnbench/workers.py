@@ -10,7 +10,7 @@ import tempfile
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,12 @@ class Ended:
     message: str = ""
 
 
+def get_ready() -> None:
+    """Starts the server, which imports torch; returns at once."""
+    forkserver.set_forkserver_preload(["cnnbench.run"])
+    forkserver.ensure_running()
+
+
 def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[Ended, None, None]:
     """Runs `tasks`, at most `workers` at a time; what is appended meanwhile is run too.
 
@@ -69,7 +75,7 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
         Each run as it ends.
     """
     context: Any = get_context("forkserver")
-    context.set_forkserver_preload(["cnnbench.run"])
+    get_ready()
     threads = max((os.cpu_count() or 1) // workers, 1)
     free = [sweep.line() for _ in range(workers)]
     active: dict[Any, tuple[BaseProcess, Task, Line, list[tuple[str, str]]]] = {}

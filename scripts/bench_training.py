@@ -8,7 +8,10 @@ noisy.
     loop, last       the same in channels_last
     dataloader       what most people write: PIL images, torchvision transforms, a DataLoader with 2 workers
     keras            model.fit on arrays in memory, where Keras is installed (no augmentation)
+    bare             cnnbench's network and optimizer on one batch that is ready, again and again: the arithmetic alone
     cnnbench         a whole run; the speed that its record gives
+
+The documents' CNN is written out by hand for the first three. Other networks are cnnbench's own everywhere.
 
     python scripts/bench_training.py --root DIR [--images 10000] [--repeats 5] [--precision fp32 bf16]
         [--augment none flip_crop document] [--model document_cnn --batch 128] [--only loop cnnbench]
@@ -23,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
@@ -36,7 +39,7 @@ from cnnbench.progress import Sweep
 from cnnbench.run import run
 
 import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
-from torch import Tensor
+from torch import Tensor, nn
 
 WARM_UP = 1
 
@@ -53,13 +56,31 @@ def precision(job: Job) -> AbstractContextManager[Any]:
     return torch.autocast(device_of(job).type, torch.bfloat16, enabled=bf16)
 
 
-def train(job: Job, images: ImageSet, batches: Iterator[tuple[Tensor, Tensor]], count: int, last: bool) -> float:
+def own_network(job: Job, images: ImageSet) -> nn.Module:
+    """As cnnbench builds it."""
+    return make_model(job.config, (images.train.shape[3], *images.train.shape[1:3]), len(images.classes))
+
+
+def written_network(job: Job, images: ImageSet) -> nn.Module:
+    """As one writes it."""
+    if job.choices["model"] != "document_cnn":
+        return own_network(job, images)
+    height, width, channels = images.train.shape[1:]
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 128), nn.ReLU(), nn.Linear(128, len(images.classes)),
+    )  # fmt: skip
+
+
+def train(
+    job: Job, images: ImageSet, batches: Iterable[tuple[Tensor, Tensor]], count: int, last: bool, own: bool = False
+) -> float:
     """The loop that everyone knows, over one epoch; returns images/s."""
     device, layout = device_of(job), torch.channels_last if last else torch.contiguous_format
     torch.manual_seed(0)
-    shape = (images.train.shape[3], *images.train.shape[1:3])
-    model = make_model(job.config, shape, len(images.classes)).to(device, memory_format=layout)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=device.type == "cuda")
+    model = (own_network if own else written_network)(job, images).to(device, memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True if own else None)
     model.train()
     started = time.perf_counter()
     for x, y in batches:
@@ -89,6 +110,12 @@ def in_memory(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, 
         if augment is not None:
             batch = (augment(batch, positions, 0, generator).float() - mean) / deviation
         yield batch, y[positions]
+
+
+def one_again(job: Job, images: ImageSet, count: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """One batch, as many times as there are in an epoch."""
+    batch = next(in_memory(job, images, job.config.batch_size))
+    return [(batch[0].contiguous(memory_format=torch.channels_last), batch[1])] * -(-count // job.config.batch_size)
 
 
 def through_a_loader(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -161,6 +188,7 @@ def contestants(job: Job, images: ImageSet, count: int) -> dict[str, Callable[[]
         "loop": lambda: train(job, images, in_memory(job, images, count), count, False),
         "loop, last": lambda: train(job, images, in_memory(job, images, count), count, True),
         "dataloader": lambda: train(job, images, through_a_loader(job, images, count), count, False),
+        "bare": lambda: train(job, images, one_again(job, images, count), count, True, own=True),
         "cnnbench": partial(through_cnnbench, job, images),
     }
     plain = job.choices["augment"] == "none" and job.choices["model"] == "document_cnn"

@@ -22,7 +22,7 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 87
+COUNT = 89
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
@@ -54,6 +54,7 @@ TABLE = {
     "hardware/auto": Case(),
     "hardware/cpu": Case(),
     "hardware/cpu_bf16": Case(),
+    "hardware/deterministic": Case(),
     "logger/csv": Case(),
     "logger/none": Case(),
     "logger/tensorboard": Case(),
@@ -154,7 +155,17 @@ def one_thread() -> Iterator[None]:
 def test_no_file_is_left_out() -> None:
     found = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.y*ml"))
     assert found == sorted(
-        [*TABLE, *ARCHIVES, *EXPERIMENTS, *SPACES, "hardware/ddp", "hardware/gpu", "logger/wandb", "config"]
+        [
+            *TABLE,
+            *ARCHIVES,
+            *EXPERIMENTS,
+            *SPACES,
+            "hardware/ddp",
+            "hardware/gpu",
+            "hardware/gpu_fp32",
+            "logger/wandb",
+            "config",
+        ]
     )
     assert len(found) == COUNT
 
@@ -266,9 +277,9 @@ def test_the_defaults(command, here: Path, name: str) -> None:
     assert found["config"]["lr"] == 0.001  # Adam's own
 
 
-@pytest.mark.parametrize("name", ["hardware/gpu"])
+@pytest.mark.parametrize("name", ["hardware/gpu", "hardware/gpu_fp32"])
 def test_gpu_is_used_or_refused(command, here: Path, name: str) -> None:
-    result = command(f"{DIGITS} hardware=gpu")
+    result = command(f"{DIGITS} hardware={name.split('/')[1]}")
     if torch.cuda.is_available():
         assert result.code == 0, result.err
         assert_taken(assert_trained(here, 5), name)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from cnnbench.compose import config_source
 from cnnbench.models import PlainCNN
@@ -97,6 +98,21 @@ def test_same_padding_with_a_stride_is_kerass() -> None:
     torch.nn.init.zeros_(network.conv1.bias)
     row = torch.tensor([1.0, 2, 3, 4]).expand(1, 1, 4, 4)
     assert network.conv1(network.pad1(row))[0, 0].tolist() == [[18, 21], [12, 14]]
+
+
+def test_relu_behind_its_pooling_changes_no_bit() -> None:
+    network = document_cnn((3, 32, 32), 10, "")
+    assert layers_of(network)[:6] == ["Conv2d", "MaxPool2d", "ReLU"] * 2
+    printed = nn.Sequential(*(network[i] for i in (0, 2, 1, 3, 5, 4, 6, 7, 8, 9)))  # as in document 3, 4.2
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    images[0] = 0  # every maximum is of equals
+    found = []
+    for model in (network, printed):
+        network.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_average_pooling_batch_norm_and_activations() -> None:

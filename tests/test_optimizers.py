@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbench.build import build
 from cnnbench.compose import config_source
 from cnnbench.optim import make_optimizer
 
@@ -120,13 +119,16 @@ def lion(theta: np.ndarray) -> Steps:
 FORMULAS = [sgd, momentum, adagrad, rmsprop, adam, nesterov, adamw, nadam, lion]
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("printed", FORMULAS, ids=lambda f: f.__name__)
-def test_the_printed_formula(printed: Callable[[np.ndarray], Steps]) -> None:
+def test_the_printed_formula(printed: Callable[[np.ndarray], Steps], fused: bool) -> None:
     with config_source(None) as composer:
         (job,) = composer.jobs([f"optimizer={printed.__name__}"], multirun=False)
     start = np.array([1.5, -2.0, 0.7])
     theta = torch.nn.Parameter(torch.tensor(start))
-    optimizer = build("optimizer", job.config.optimizer, [theta])
+    optimizer = make_optimizer(job.config.optimizer, nn.ParameterList([theta]), fused)
+    has_it = printed in (sgd, momentum, nesterov, adagrad, adam, adamw)
+    assert bool(optimizer.param_groups[0].get("fused")) == (fused and has_it)
     for expected in printed(start):
         optimizer.zero_grad()
         theta.grad = torch.tensor(gradient(theta.detach().numpy()))

@@ -20,7 +20,10 @@ from PIL import Image
 import cnnbench
 from cnnbench import record as records
 from cnnbench import run as run_module
+from cnnbench.data import Batch
 from cnnbench.images import digits
+from cnnbench.machine import stop_looking_for_gpus
+from cnnbench.module import Classifier
 from cnnbench.schema import Data
 
 DIGITS = "data=digits epochs=3"
@@ -478,3 +481,39 @@ def test_a_processor_without_bfloat16_is_warned_of(command, monkeypatch, native:
     result = command(f"{DIGITS} hardware=cpu_bf16 epochs=1")
     assert result.code == 0
     assert ("warning: hardware.precision=bf16-mixed" in result.err) != native
+
+
+def test_deterministic_algorithms_for_this_run_alone(command, monkeypatch) -> None:
+    seen, step = [], Classifier.training_step
+
+    def watched(self: Classifier, batch: Batch) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        step(self, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", watched)
+    for words, expected in (("hardware=deterministic", {True}), ("seed=1", {False})):
+        seen.clear()
+        assert command(f"{DIGITS} epochs=1 {words}").code == 0
+        assert set(seen) == expected
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_where_no_gpu_is_found_none_is_looked_for_again(monkeypatch, gpu: bool) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    stop_looking_for_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("0" if gpu else "")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_the_same_network(command, here: Path) -> None:
+    found = []
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        result = command(f"{DIGITS} epochs=2 hardware.compile={compiled} hardware.threads=1 name={name}")
+        assert result.code == 0, result.err
+        found.append(record(here / "runs" / name))
+    one, other = found
+    assert other["run_id"] == one["run_id"]
+    assert other["history"][-1]["train_loss"] == pytest.approx(one["history"][-1]["train_loss"], rel=1e-3)
+    model = cnnbench.load(here / "runs" / "compiled" / one["run_id"])  # its weights have the plain network's names
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)

@@ -98,13 +98,19 @@ class PlainCNN(nn.Sequential):
             _check(i, own)
             conv: Conv = {**common, **own}
             n = i + 1
-            for name, layer in _conv_layers(i, conv, channels, height, width).items():
-                layers[f"{name}{n}"] = layer
-                if name != "conv":
-                    continue
-                if batch_norm:
-                    layers[f"norm{n}"] = nn.BatchNorm2d(conv["filters"], affine=batch_norm_affine)
-                layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
+            pad, pool = _pad(conv, height, width), _pool(i, conv)
+            if pad is not None:
+                layers[f"pad{n}"] = pad
+            layers[f"conv{n}"] = nn.Conv2d(
+                channels, conv["filters"], conv["kernel_size"], conv["stride"], conv["padding"] if pad is None else 0
+            )
+            if batch_norm:
+                layers[f"norm{n}"] = nn.BatchNorm2d(conv["filters"], affine=batch_norm_affine)
+            if activation == "relu" and isinstance(pool, nn.MaxPool2d):
+                layers[f"pool{n}"], pool = pool, None  # the same to the bit, and less to rectify
+            layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
+            if pool is not None:
+                layers[f"pool{n}"] = pool
             if conv_dropout:
                 layers[f"dropout{n}"] = nn.Dropout2d(conv_dropout)
             channels, (height, width) = conv["filters"], size_after(i, conv, height, width)
@@ -133,19 +139,19 @@ def _check(i: int, conv: Conv) -> None:
 _POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 
 
-def _conv_layers(i: int, conv: Conv, channels: int, height: int, width: int) -> dict[str, nn.Module]:
-    """The padding, where it is more than a number, the convolution, and its pooling."""
-    kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
-    layers: dict[str, nn.Module] = {}
-    if padding == "same" and stride > 1:  # more on the right and below where it can't be even, as in Keras
-        across, down = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (width, height))
-        layers["pad"] = nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
-        padding = 0
-    layers["conv"] = nn.Conv2d(channels, conv["filters"], kernel, stride, padding)
+def _pad(conv: Conv, height: int, width: int) -> nn.Module | None:
+    """The padding, where it is more than a number for the convolution: more on the right and below where `same` can't
+    be even, as in Keras."""
+    kernel, stride = conv["kernel_size"], conv["stride"]
+    if conv["padding"] != "same" or stride == 1:
+        return None
+    across, down = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (width, height))
+    return nn.ZeroPad2d((across // 2, across - across // 2, down // 2, down - down // 2))
+
+
+def _pool(i: int, conv: Conv) -> nn.Module | None:
     across, step = window(i, conv)
-    if across > 1 or step > 1:
-        layers["pool"] = _POOLINGS[conv["pooling"]](across, step)
-    return layers
+    return _POOLINGS[conv["pooling"]](across, step) if across > 1 or step > 1 else None
 
 
 def window(i: int, conv: Conv) -> tuple[int, int]:

@@ -1,0 +1,106 @@
+"""What an epoch costs beside its steps, measured inside real runs of the documents' CNN.
+
+python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
+
+augmentation   its seconds, as a share of the training's other seconds
+validation     its seconds, as a multiple of those of the forward passes alone, on the same images
+writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from cnnbench.augment import Augmentation
+from cnnbench.compose import Job, config_source
+from cnnbench.images import ImageSet, load
+from cnnbench.module import Classifier
+from cnnbench.progress import Sweep
+from cnnbench.run import _Run, run
+
+import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
+
+SPENT: dict[str, list[float]] = defaultdict(list)
+"""Seconds of each call, by what was called."""
+
+
+def watch(owner: type, method: str, name: str) -> None:
+    """Notes how long each call of a method takes."""
+    inner: Callable[..., Any] = getattr(owner, method)
+
+    def outer(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return inner(*arguments)
+        finally:
+            SPENT[name].append(time.perf_counter() - started)
+
+    setattr(owner, method, outer)
+
+
+def watch_validation() -> None:
+    """Notes how long each validation takes, and forward passes alone right behind it."""
+    start, end = Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end
+
+    def on_start(self: Classifier) -> None:
+        start(self)
+        self.began = time.perf_counter()
+
+    def on_end(self: Classifier) -> None:
+        end(self)
+        SPENT["validation"].append(time.perf_counter() - self.began)
+        started = time.perf_counter()
+        trainer: Any = self.trainer
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            for images, _, _ in trainer.datamodule.val_dataloader():
+                self.model(images)
+        SPENT["forward"].append(time.perf_counter() - started)
+
+    Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end = on_start, on_end  # type: ignore[method-assign]
+
+
+def train(job: Job, images: ImageSet) -> list[float]:
+    """A whole run; returns the seconds of training of each epoch."""
+    SPENT.clear()
+    with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs, quiet=True) as screen:
+        job.config.runs_dir = folder
+        record = run(job, images, screen.line())
+        assert record["status"] == "done", record["error"]
+        return [row["seconds"] for row in record["history"]]
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    options = parser.parse_args()
+    watch(Augmentation, "__call__", "augmentation")
+    watch(_Run, "keep_epoch", "writes")
+    watch_validation()
+    for precision in options.precision:
+        for augment in ("none", "flip_crop", "document"):
+            words = ["data=folder", f"data.root={options.root}", f"epochs={options.epochs}", f"augment={augment}"]
+            words += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}", "test=false"]
+            with config_source(None) as composer:
+                (job,) = composer.jobs(words, multirun=False)
+            seconds = train(job, load(job.config.data))
+            augmenting = sum(SPENT["augmentation"])
+            passes = [a / b for a, b in zip(SPENT["validation"], SPENT["forward"], strict=True)]
+            share = [a / b for a, b in zip(SPENT["writes"], seconds, strict=True)]
+            print(
+                f"{precision}, augment={augment}: augmentation {augmenting / (sum(seconds) - augmenting):.1%} of the "
+                f"other training; validation {statistics.median(passes):.2f} times its forward passes "
+                f"({min(passes):.2f} to {max(passes):.2f}); writes {statistics.median(share):.2%} of an epoch "
+                f"({min(share):.2%} to {max(share):.2%})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
