@@ -16,7 +16,7 @@ from cnnbench.schema import Config, Search
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning."""
 
-ARITHMETIC = 1
+ARITHMETIC = 2
 """Raised when the same config would give other numbers, a default's new value included: part of every identity."""
 
 HISTORY = (
