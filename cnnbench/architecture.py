@@ -75,7 +75,10 @@ def searched(model: Spec, search: Search, image_shape: tuple[int, int, int]) -> 
         try:
             sizes = [size_after(index, variant, height, width) for variant in _variants(index, conv, layers)]
         except ConfigError as error:
-            raise ConfigError(f"search={search.method}: with the candidates that leave the least, {error}") from None
+            raise ConfigError(
+                f"search={search.method}: with the candidates that leave the least, {error} Shorten the lists, such as "
+                f"search.stride=[1]."
+            ) from None
         height, width = min(size[0] for size in sizes), min(size[1] for size in sizes)
     return layers
 

@@ -124,6 +124,8 @@ def _help(options: dict[str, list[str]]) -> str:
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train, and compare where it is a sweep (-m: a,b,c are three runs)
 cnnbench compare FOLDER... [by=GROUP]            verdicts, report and figures of finished runs
 cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
+cnnbench list [FOLDER] [--json]                  what is done, running or failed, with the best so far
+cnnbench show RUN [--json]                       a run's settings, epochs and test result
 cnnbench predict RUN IMAGE...                    what a trained model sees
 cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
 
@@ -247,4 +249,33 @@ def _predict(words: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"compare": _compare, "tune": _tune, "predict": _predict, "preview": _preview}
+def _list(words: list[str]) -> int:
+    parser = _Parser(prog="cnnbench list", allow_abbrev=False, description="Lists the runs in a folder.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path("runs"))
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    options = parser.parse_args(words)
+    from cnnbench.listing import show_list
+
+    show_list(options.folder.expanduser(), options.json)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    parser = _Parser(prog="cnnbench show", allow_abbrev=False, description="Shows a run.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
+    parser.add_argument("--json", action="store_true", help="the record itself, for scripts")
+    options = parser.parse_args(words)
+    from cnnbench.listing import show_run
+
+    show_run(options.run.expanduser(), options.json)
+    return 0
+
+
+_COMMANDS = {
+    "compare": _compare,
+    "list": _list,
+    "predict": _predict,
+    "preview": _preview,
+    "show": _show,
+    "tune": _tune,
+}

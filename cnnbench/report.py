@@ -38,10 +38,10 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     for comparison in comparisons:
         console.print(f"\n{comparison.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
         for sheet in sheets(comparison):
-            _print(console, sheet)
+            print_sheet(console, sheet)
         console.print(comparison.verdict, highlight=False, markup=False, soft_wrap=True)
     if tuning is not None:
-        _print(console, tuned(tuning))
+        print_sheet(console, tuned(tuning))
         console.print(tuning.flips, highlight=False, markup=False, soft_wrap=True)
 
     def text(name: str, content: str) -> str:
@@ -263,7 +263,8 @@ MOST_PRINTED = 60
 """Rows of a table on the terminal."""
 
 
-def _print(console: Console, sheet: Sheet) -> None:
+def print_sheet(console: Console, sheet: Sheet) -> None:
+    """Shows a table on the terminal, its first rows if there are many."""
     table = Table(
         title=sheet.title, title_justify="left", title_style="bold", caption=sheet.note, caption_justify="left"
     )

@@ -230,7 +230,10 @@ def test_whatever_else_is_asked_for(command, here: Path, words: str) -> None:
         ("search.filters=[8,16]", ["search.filters=[8, 16]", "model.convs[0] has 32"]),
         ("model.convs=[{filters:32,padding:1}]", ["search.padding", "has 1"]),
         ("search.kernel_size=[3,9]", ["model.convs[0]", "kernel_size 9", "valid", "8x8"]),
-        ("model=document_cnn", ["the candidates that leave the least", "model.convs[1]", "an image of 1x1"]),
+        (
+            "model=document_cnn",
+            ["the candidates that leave the least", "model.convs[1]", "an image of 1x1", "search.stride=[1]"],
+        ),
         (
             "search.filters=[32] search.kernel_size=[3] search.stride=[1] search.padding=[same] search.pooling=[max]",
             ["one candidate", "nothing to search"],
