@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from cnnbench import record as records
 from cnnbench import stats
@@ -279,16 +279,21 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
     """Accuracy by number of parameters, a dot for each seed; None where all networks are of one size."""
     shown, left_out = _shown(comparison)
     shown = [c for c in shown if c.measured(comparison.measure)]
-    if len({count for c in shown for count in c.measured("parameters")}) < 2:
+    counts = {count for c in shown for count in c.measured("parameters")}
+    if len(counts) < 2:
         return None
     figure, (axis,) = _panels([3.2], [c.label for c in shown])
     for i, contestant in enumerate(shown):
         style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
         points = contestant.measured("parameters"), contestant.measured(comparison.measure)
         axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
-    axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}", xscale="log")
-    axis.xaxis.set_major_formatter(_Plain())
-    axis.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.5)))
+    axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}")
+    if max(counts) >= 10 * min(counts):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(_Plain())
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure
