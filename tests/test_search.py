@@ -94,6 +94,7 @@ def test_goes_on_where_it_was_stopped(command, here: Path, monkeypatch, method: 
     words = f"{SMALL} search={method} epochs=3 search.trial_epochs=2 augment=flip_crop optimizer=momentum"
     assert command(f"{words} name=whole").code == 0
     real_step, real_save = search_module._Watch.on_train_batch_end, search_module.checkpoint.write
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so should we
     done = []
 
     def stop_amid_an_epoch(self, *arguments) -> None:
