@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnnbench.images import ImageSet
 
 EXAMPLES = """\
-  cnnbench experiment=quickstart                            five optimizers x 3 seeds, two minutes, no download
+  cnnbench experiment=quickstart                            five optimizers x 5 seeds, a minute, no download
   cnnbench optimizer=adam lr=1e-3                           one run: the documents' CNN on CIFAR-10
   cnnbench -m optimizer=sgd,momentum,adam seed=0,1,2        a sweep, and its comparison
   cnnbench data=folder data.root=DIR epochs=10              your own images: DIR/train/<class>/*, DIR/test/<class>/*

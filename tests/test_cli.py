@@ -172,15 +172,15 @@ def test_a_users_own_optimizer_and_a_name_that_is_taken(command, here: Path) -> 
 def test_dry_run_lists_and_stops(command, here: Path) -> None:
     result = command("experiment=quickstart --dry-run")
     lines = result.out.splitlines()
-    assert lines[0] == "15 runs"
+    assert lines[0] == "25 runs"
     assert lines[1] == "optimizer=sgd seed=0"
-    assert len(lines) == 16
+    assert len(lines) == 26
     assert list(here.iterdir()) == []
 
 
 def test_a_key_on_the_command_line_replaces_the_experiments_sweep(command) -> None:
     assert command("experiment=quickstart seed=7 --dry-run").out.splitlines()[0] == "5 runs"
-    assert command("experiment=quickstart optimizer=adam,sgd --dry-run").out.splitlines()[0] == "6 runs"
+    assert command("experiment=quickstart optimizer=adam,sgd --dry-run").out.splitlines()[0] == "10 runs"
     assert command("-m optimizer=sgd,adam seed=0,1,2 --dry-run").out.splitlines()[0] == "6 runs"
 
 
