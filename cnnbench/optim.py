@@ -48,6 +48,13 @@ def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimiz
     return optimizer
 
 
+def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Loads what `state_dict` gave; whether steps are fused stays as this machine has it."""
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    groups = [kept | {key: own[key] for key in ("fused",) if key in own} for kept, own in pairs]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+
+
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

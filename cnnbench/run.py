@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 
-from cnnbench import checkpoint, parts, processes, regularize, transfer
+from cnnbench import checkpoint, optim, parts, processes, regularize, transfer
 from cnnbench import record as records
 from cnnbench.compose import Job
 from cnnbench.data import ImageData, statistics
@@ -343,7 +343,7 @@ class _Run:
     def restore(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         """Takes back what `checkpoint` kept."""
         self.module.model.load_state_dict(state["model"])
-        trainer.optimizers[0].load_state_dict(state["optimizer"])
+        optim.take_back(trainer.optimizers[0], state["optimizer"])
         self.module.schedule.load_state_dict(state["schedule"])
         if self.stop:
             self.stop.load_state_dict(state["stop"])

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from cnnbench import checkpoint, parts, regularize
+from cnnbench import checkpoint, optim, parts, regularize
 from cnnbench import record as records
 from cnnbench.architecture import Choice, Cost, derived, searched, words
 from cnnbench.data import SEARCH, ImageData, derived_seed, statistics
@@ -296,7 +296,7 @@ class _Watch(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._before:
             self._module.model.load_state_dict(self._before["model"])
-            trainer.optimizers[0].load_state_dict(self._before["optimizer"])
+            optim.take_back(trainer.optimizers[0], self._before["optimizer"])
             self._module.schedule.load_state_dict(self._before["schedule"])
 
     def on_train_batch_end(

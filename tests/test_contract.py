@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
 from cnnbench.build import Spec, build
 from cnnbench.compose import CONF, config_source
-from cnnbench.optim import averaged, averages, make_optimizer, split
+from cnnbench.optim import averaged, averages, make_optimizer, split, take_back
 from cnnbench.schema import ConfigError
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -334,3 +334,20 @@ def test_an_optimizer_is_needed() -> None:
     assert build("scheduler", {"_target_": None}) is None
     with pytest.raises(ConfigError, match=r"optimizer\._target_=null"):
         make_optimizer({"_target_": None}, network())
+
+
+@pytest.mark.parametrize("name", ["adam", "adagrad", "momentum", "rmsprop"])
+@pytest.mark.parametrize("before", [True, False])
+def test_goes_on_where_steps_are_fused_or_not(name: str, before: bool) -> None:
+    data, models = batches(6), [network() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    whole, first = (make_optimizer(spec(f"optimizer={name}"), model, before) for model in models)
+    train(models[0], whole, data)
+    train(models[1], first, data[:3])
+    second = make_optimizer(spec(f"optimizer={name}"), models[1], not before)
+    own = second.param_groups[0].get("fused")
+    take_back(second, first.state_dict())
+    assert second.param_groups[0].get("fused") == own
+    train(models[1], second, data[3:])
+    for a, b in zip(values(models[1]), values(models[0]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
