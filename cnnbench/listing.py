@@ -95,13 +95,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     Raises:
         ConfigError: the folder holds no run, or a damaged record.
     """
-    path = folder / "record.json"
-    if not path.exists():
-        raise ConfigError(f"{folder}: holds no run (no record.json).")
-    try:
-        record = records.read(path)
-    except records.RecordError as error:
-        raise ConfigError(str(error)) from None
+    record = records.of_run(folder)
     if as_json:
         print(json.dumps(record, indent=1))
         return

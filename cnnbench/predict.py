@@ -49,13 +49,7 @@ def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[
 
 
 def _record(folder: Path) -> records.Record:
-    path = folder / "record.json"
-    if not path.exists():
-        raise ConfigError(f"{folder}: holds no run (no record.json).")
-    try:
-        record = records.read(path)
-    except records.RecordError as error:
-        raise ConfigError(str(error)) from None
+    record = records.of_run(folder)
     if record["best"] is None or not (folder / "best.ckpt").exists():
         raise ConfigError(f"{folder}: this run is {record['status']} and has no trained model.")
     return record

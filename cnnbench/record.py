@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from cnnbench.schema import Config, Search
+from cnnbench.schema import Config, ConfigError, Search
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning."""
@@ -158,6 +158,21 @@ def read(path: Path) -> Record:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path}: edited or damaged ({type(error).__name__}: {error}).") from None
     return dict(record)
+
+
+def of_run(folder: Path) -> Record:
+    """The record of the run in `folder`.
+
+    Raises:
+        ConfigError: the folder holds no run, or a damaged record.
+    """
+    path = folder / "record.json"
+    if not path.exists():
+        raise ConfigError(f"{folder}: holds no run (no record.json).")
+    try:
+        return read(path)
+    except RecordError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check(record: Record) -> None:
