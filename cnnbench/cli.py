@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnbench.compose import GROUPS, KEYS, Engine, Job, config_source
+from cnnbench.compose import GROUPS, KEYS, Job, config_source
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.trials import SAMPLERS, Order, contestants
 
@@ -79,21 +79,29 @@ def _train(words: list[str]) -> int:
 
             print(OmegaConf.to_yaml(composer.config(options.overrides)), end="")
             return 0
-    if options.dry_run:
-        print(f"{len(jobs)} runs" if len(jobs) > 1 else "1 run")
+        if options.dry_run:
+            _dry_run(jobs, options.overrides)
+            return 0
+        if engine is None and min(jobs[0].config.workers, len(jobs)) > 1:
+            _import_beside()
+        images = _images(jobs)
+        if jobs[0].config.ladder:
+            from cnnbench.climb import climb
+
+            return climb(lambda added: composer.jobs([*options.overrides, *added], options.multirun), images, engine)
+        from cnnbench.sweep import run_all
+
+        return run_all(jobs, images, engine)
+
+
+def _dry_run(jobs: list[Job], words: list[str]) -> None:
+    ladder = jobs[0].config.ladder
+    total = len(jobs) * (1 + len(ladder))
+    print(f"{total} runs" if total > 1 else "1 run")
+    for rung, added in {"": [], **ladder}.items():
+        head = [f"{rung or 'start'}:"] if ladder else []
         for job in jobs:
-            print(" ".join(job.overrides) or " ".join(options.overrides))
-        return 0
-    return _run(jobs, engine)
-
-
-def _run(jobs: list[Job], engine: Engine | None) -> int:
-    if engine is None and min(jobs[0].config.workers, len(jobs)) > 1:
-        _import_beside()
-    images = _images(jobs)
-    from cnnbench.sweep import run_all
-
-    return run_all(jobs, images, engine)
+            print(" ".join([*head, *added, *(job.overrides or words)]))
 
 
 def _import_beside() -> None:
@@ -184,10 +192,12 @@ def _compare(words: list[str]) -> int:
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
     folders = [Path(word).expanduser() for word in rest]
-    from cnnbench.compare import compare, load, load_tuning
+    from cnnbench.compare import compare, load, load_ladder, load_tuning
     from cnnbench.report import show
 
-    comparisons = compare(load(folders), settings.get("by"), settings.get("baseline"), target, apart == "true")
+    comparisons = compare(
+        load(folders), settings.get("by"), settings.get("baseline"), target, apart == "true", load_ladder(folders[0])
+    )
     show(comparisons, folders[0], load_tuning(folders[0]))
     return 0
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cnnbench import ladder as ladders
 from cnnbench import record as records
 from cnnbench import stats, trials
+from cnnbench.ladder import Ladder
 from cnnbench.record import Record
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.stats import Pair
@@ -119,6 +121,8 @@ class Comparison:
     baseline: str | None = None
     """The contestant that the others are compared with; None compares all pairs."""
     given_target: float | None = None
+    ladder: Ladder | None = None
+    """What the contestants are the rungs of."""
 
     @property
     def measure(self) -> str:
@@ -253,12 +257,22 @@ def load_tuning(folder: Path) -> Tuning | None:
     return None if plan is None else Tuning(plan, trials.ledger(folder, plan))
 
 
+def load_ladder(folder: Path) -> Ladder | None:
+    """The ladder whose folder this is, if it is one; a damaged plan is named on the screen and left out."""
+    try:
+        return ladders.read(folder)
+    except ConfigError as error:
+        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+        return None
+
+
 def compare(
     runs: list[Record],
     by: str | None = None,
     baseline: str | None = None,
     target: float | None = None,
     apart: bool = False,
+    ladder: Ladder | None = None,
 ) -> list[Comparison]:
     """Groups runs into contestants.
 
@@ -269,6 +283,7 @@ def compare(
         baseline: the label of the contestant that all others are compared with.
         target: validation accuracy whose cost is shown.
         apart: runs that can't stand in one table get a table for each data, split and validation source.
+        ladder: its rungs lend their names to the contestants.
 
     Raises:
         ConfigError: there is no such group or baseline, or the runs can't stand in one table.
@@ -291,9 +306,15 @@ def compare(
     comparisons = []
     for title, contestants in settings.items():
         ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
-        labelled = [Contestant(*pair) for pair in zip(_labels([seeds[0] for seeds in ordered]), ordered, strict=True)]
+        labels = _labels([seeds[0] for seeds in ordered])
+        if ladder is not None:
+            labels = [
+                ladder.labels.get(seeds[0]["run_id"], label) for label, seeds in zip(labels, ordered, strict=True)
+            ]
+        labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
         labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
-        comparisons.append(Comparison(title, labelled if by is None else _best(labelled, by), None, target))
+        shown = labelled if by is None else _best(labelled, by)
+        comparisons.append(Comparison(title, shown, None, target, ladder))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):

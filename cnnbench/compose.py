@@ -66,7 +66,7 @@ _EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 @contextmanager
 def config_source(config_dir: Path | None) -> Iterator["Composer"]:
-    """The built-in configs, and the user's own from `config_dir` behind them.
+    """The built-in configs, and the user's own from `config_dir` behind them. One may be used inside another.
 
     Raises:
         ConfigError: there is no such folder, or one of its files has the name of a built-in one.
@@ -80,8 +80,14 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             if (CONF / name).exists():
                 raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
         search.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
-        yield Composer(GlobalHydra.instance().config_loader(), search)
+    hydra = GlobalHydra.instance()
+    outer = hydra.hydra
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
+            yield Composer(GlobalHydra.instance().config_loader(), search)
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 class Composer:
@@ -303,13 +309,21 @@ _KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or 
 
 
 def _one_line(error: Exception) -> str:
-    """Hydra's or OmegaConf's complaint in our form: key, value, what is allowed."""
+    """Hydra's or OmegaConf's complaint in our form: file, key, value, what is allowed."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key, message = getattr(cause, "full_key", None), str(cause)
+    key, message, file = getattr(cause, "full_key", None), str(cause), ""
+    if match := re.match(r"In '(.*)': \w+ raised while composing config:\n(?s:(.*\n +full_key: (\S+).*))", message):
+        file, message, key = f"{match[1]}.yaml: ", match[2], match[3]
+    return file + _told(key, message)
+
+
+def _told(key: str | None, message: str) -> str:
     if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
         return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
     if match := re.match(r"Value '(.*)' is not a valid bool", message):
         return f"{key}={match[1]}: must be true or false."
+    if "ict[str, List[str]]" in message:
+        return f"{key}: must be a list of overrides for each name, such as {{faster: [lr=0.1]}}."
     if "is not a ListConfig" in message:
         return f"{key}: must be a list, such as [a,b]."
     if "is not Optional" in message or "is not optional" in message:

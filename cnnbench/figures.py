@@ -139,7 +139,7 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
 
 
 def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
-    """A dot for each seed, the mean and its interval."""
+    """A dot for each seed, the mean and its interval; a cross where a document claims a number."""
     shown, left_out = _shown(comparison)
     shown = [c for c in shown if c.measured(comparison.measure)]
     if not shown:
@@ -155,6 +155,11 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         low, high = stats.interval(values) or (mean, mean)
         axis.plot([low, high], [i, i], color=colour, linewidth=2.5, solid_capstyle="butt")
         axis.plot([mean], [i], "D", color=colour, markersize=7, markeredgecolor="white")
+    rows = {contestant.label: i for i, contestant in enumerate(shown)}
+    claimed = [(value, rows[label]) for _, label, _, value, _ in comparison.claims if label in rows]
+    if claimed:
+        axis.plot(*zip(*claimed, strict=True), "x", color="0.25", markersize=7, markeredgewidth=2, label="claimed")
+        axis.legend(loc="lower left")
     axis.set(title=f"{comparison.judged}{left_out}", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6))
     axis.set_yticklabels(labels)
     axis.xaxis.set_major_locator(MaxNLocator(5))

@@ -35,7 +35,7 @@ MOST_COMMANDS = 6
 
 _CAPTIONS = {
     "curves": "Training loss and validation accuracy by epoch. Lines: mean of the seeds; bands: their range.",
-    "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % bootstrap interval.",
+    "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % bootstrap interval{claimed}.",
     "target": "Share of the seeds that have reached {target:.4g} validation accuracy, by seconds and by epochs of "
     "training. A line that stays at 0 % never reaches it. Lines at the same height are drawn beside each other.",
     "architecture": "Probability of each candidate by epoch of the search. Lines: mean of the seeds; bands: their "
@@ -114,6 +114,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, t
         figures=_figures(
             folder, drawn, ("curves", "accuracy", "target", "confusion", "architecture", "parameters"), labels, number,
             judged=comparison.judged.capitalize(), target=comparison.target,
+            claimed="; crosses: what a document claims" if comparison.claims else "",
         ),
         tables=[_cut(sheet) for sheet in report.sheets(comparison)],
         classes=classes and _cut(classes),

@@ -43,7 +43,7 @@ class RecordError(Exception):
 def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written."""
     elsewhere = {"lr", "name", "runs_dir", "force", "retry", "workers", "checkpoint", "hardware", "logger"}
-    elsewhere |= {"size", "small", "claims"}  # what size=small leaves is in data.limit and epochs
+    elsewhere |= {"size", "small", "claims", "ladder"}  # what size=small leaves is in data.limit and epochs
     kept = {k: v for k, v in config.items() if k not in elsewhere}
     places = ("_target_", "root", "md5", "in_memory")
     kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}

@@ -15,6 +15,7 @@ from rich.table import Table
 from cnnbench import record as records
 from cnnbench import stats
 from cnnbench.compare import MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.ladder import Ladder, judge
 
 
 @dataclass
@@ -58,7 +59,8 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
 
 def sheets(comparison: Comparison) -> list[Sheet]:
     """The tables of a comparison."""
-    found = [results(comparison), costs(comparison)]
+    found = [] if comparison.ladder is None else [rungs(comparison, comparison.ladder)]
+    found += [results(comparison), costs(comparison)]
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
     if any(run["search"] for c in comparison.contestants for run in c.runs):
@@ -113,11 +115,7 @@ def verdicts(comparison: Comparison) -> Sheet:
     """Each pair."""
     rows = []
     for pair in comparison.pairs:
-        if pair.difference is None:
-            middle = ["-", "-", "-"]
-        else:
-            low_high = "-" if pair.interval is None else _bounds(pair.interval, "{:+.2f}")
-            middle = [f"{100 * pair.difference:+.2f}", low_high, "-" if pair.p is None else _p(pair.p)]
+        middle = [*_change(pair), "-" if pair.p is None else _p(pair.p)]
         verdict = pair.verdict
         if pair.p is None:
             needed = "at least 2"
@@ -154,6 +152,43 @@ def architectures(comparison: Comparison) -> Sheet:
         "network, forward and backward; they and the seconds are those of the search, in front of the training."
     )
     return Sheet("Architectures", columns, rows, note, left=3)
+
+
+def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
+    """What each addition brought, and what it cost."""
+    found = {run["run_id"]: c for c in comparison.contestants for run in c.runs}
+    rows = []
+    for i, rung in enumerate(ladder.rungs):
+        contestant, below = found.get(rung.runs[0]), ladder.below(i)
+        if contestant is None:
+            continue
+        change = ["", "", ""]
+        if below is not None and (without := found.get(below.runs[0])) is not None:
+            images = contestant.runs[0]["data"]["sizes"]["val"]
+            pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images)
+            change = [below.name, *_change(pair)]
+        decided = {None: "", True: "yes", False: "no"}[rung.kept]
+        forms = {"parameters": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:,.0f}"}
+        cost = [_mean(contestant, measure, form) for measure, form in forms.items()]
+        cells = [rung.name, " ".join(rung.words), decided, *cost, str(len(contestant.done))]
+        rows.append([*cells, _percent(contestant, "val_acc"), *change, _percent(contestant, "test_acc")])
+    columns = [
+        "rung",
+        "adds",
+        "kept",
+        "parameters",
+        "images seen",
+        "seconds",
+        "seeds",
+        "best validation",
+        "compared with",
+    ]
+    note = (
+        f"Each rung adds to what was kept below it, and is kept if its best validation accuracy is better: a t-test "
+        f"paired by seed, p below {stats.LEVEL} for each rung alone. The test accuracy decides nothing. Kept: "
+        f"{' '.join(ladder.top) or 'nothing'}. What was left out was not tried again higher up."
+    )
+    return Sheet("Ladder", [*columns, "compared with", "change", "95 % interval", "test"], rows, note, left=3)
 
 
 def claims(comparison: Comparison) -> Sheet:
@@ -237,6 +272,12 @@ def _percent(contestant: Contestant, measure: str) -> str:
 def _bounds(bounds: tuple[float, float], form: str) -> str:
     low, high = (form.format(100 * bound) for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def _change(pair: stats.Pair) -> tuple[str, str]:
+    """Difference and its interval, in percentage points."""
+    difference = "-" if pair.difference is None else f"{100 * pair.difference:+.2f}"
+    return difference, "-" if pair.interval is None else _bounds(pair.interval, "{:+.2f}")
 
 
 def _p(p: float) -> str:

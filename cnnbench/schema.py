@@ -372,6 +372,9 @@ class Config:
     small: Small = field(default_factory=Small)
     claims: list[Claim] = field(default_factory=list)
     """What the documents say of this experiment."""
+    ladder: dict[str, list[str]] = field(default_factory=dict)
+    """Additions by their names, each one a list of overrides. They are tried in this order, each one on top of those
+    before it that were kept; one is kept if it makes the best validation accuracy better, beyond noise."""
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")

@@ -92,7 +92,7 @@ def carry_out(
     total: int,
     epochs: int,
     engine: Engine | None,
-    after: Callable[[Record], list[Task]] = lambda record: [],
+    after: Callable[[Record, Callable[[str], None]], list[Task]] = lambda record, say: [],
 ) -> tuple[list[Record], int]:
     """Runs what is due, and what becomes due on the way.
 
@@ -102,7 +102,7 @@ def carry_out(
         total: how many runs there will be.
         epochs: of all runs together.
         engine: what carries them to other machines, if anything does.
-        after: gives the runs that become due because one has ended.
+        after: gives the runs that become due because one has ended; what it says stays on the screen.
 
     Returns:
         The records in the order in which the runs ended, and an exit code: 0; 1 a process was killed or a disk is full;
@@ -147,7 +147,7 @@ def carry_out(
                     if total > 1 and ended.exit_code == 0:
                         screen.say(_line(result))
                     if result["status"] != "interrupted":
-                        due.extend(after(result))
+                        due.extend(after(result, screen.say))
     return results, code
 
 

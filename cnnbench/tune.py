@@ -7,6 +7,7 @@ command, here or on another machine with the same folder, goes on where it stood
 import itertools
 import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ class _Study:
         self._contestant |= {folder_of(*task).name: i for task in new}
         return new
 
-    def after(self, record: Record) -> list[Task]:
+    def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """What is due because a run has ended."""
         return self.due(self._contestant[record["run_id"]])
 

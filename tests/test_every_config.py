@@ -22,7 +22,7 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
-COUNT = 89
+COUNT = 91
 """YAML files under conf/."""
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
@@ -67,6 +67,7 @@ TABLE = {
     "model/plain_cnn": Case(),
     "model/resnet18": Case(f"{FEW} optimizer=sgd", 2),
     "model/resnet20": Case(FEW, 2),
+    "model/small_vgg": Case(),
     "model/torchvision": Case(f"{COLOURS} data.image_size=32", 2),
     "model/vgg16_bn": Case(f"{FEW} optimizer=sgd", 2),
     "optimizer/adagrad": Case(),
@@ -159,6 +160,7 @@ def test_no_file_is_left_out() -> None:
             *TABLE,
             *ARCHIVES,
             *EXPERIMENTS,
+            "experiment/reach_92",
             *SPACES,
             "hardware/ddp",
             "hardware/gpu",
@@ -326,3 +328,20 @@ def test_experiment(command, here: Path, name: str) -> None:
     assert found["choices"]["experiment"] == option
     assert found["config"]["name"] == option
     assert_says(found["config"], read_yaml(name), but=("defaults", "hydra", "epochs", "batch_size", "val"))
+
+
+@pytest.mark.parametrize("name", ["experiment/reach_92"])
+def test_ladder(command, here: Path, name: str) -> None:
+    said = read_yaml(name)
+    listed = command("experiment=reach_92 --dry-run").out.splitlines()
+    assert listed[0] == f"{4 * (1 + len(said['ladder']))} runs"
+    result = command(f"experiment=reach_92 {FEW} data.image_size=8 seed=0,1")
+    assert result.code == 0, result.err
+    folder = here / "runs" / said["name"]
+    rungs = json.loads((folder / "ladder.json").read_text())["rungs"]
+    assert [rung["words"] for rung in rungs] == [[], *said["ladder"].values()]
+    for rung in rungs:
+        for run_id in rung["runs"]:
+            found = json.loads((folder / run_id / "record.json").read_text())
+            assert (found["status"], found["error"]) == ("done", None)
+            assert found["config"]["claims"] == said["claims"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbench.compose import config_source
+from cnnbench.compose import CONF, config_source
 from cnnbench.models import PlainCNN
 from cnnbench.parts import make_model
 from cnnbench.schema import ConfigError
@@ -134,3 +134,21 @@ def test_average_pooling_batch_norm_and_activations() -> None:
 def test_activations(name: str, at_minus_one: float) -> None:
     network = PlainCNN((1, 4, 4), 2, [{"filters": 1}], [], activation=name)
     assert network[1](torch.tensor(-1.0)).item() == pytest.approx(at_minus_one, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["model.kernel_size=0", "model.convs=[{filters:0}]", "model.convs=[{filters:4,stride:0}]", "model.dense=[0]",
+     "model.convs=[{filters:4,pool:1.5}]"],
+)  # fmt: skip
+def test_counts_below_one_are_refused(command, words: str) -> None:
+    result = command(f"data=digits {words}")
+    assert result.code == 2
+    assert "must be a whole number of at least 1" in result.err
+
+
+def test_small_vgg_has_as_many_parameters_as_its_file_says() -> None:
+    network = document_cnn((3, 32, 32), 10, "model=small_vgg")
+    # 28 * 32; 289 * 64 + 577 * 64; 577 * 128 + 1,153 * 128; 2,049 * 128; 129 * 10
+    assert sum(p.numel() for p in network.parameters()) == 896 + 55_424 + 221_440 + 262_272 + 1_290
+    assert "541,322 parameters" in (CONF / "model" / "small_vgg.yaml").read_text()

@@ -97,6 +97,7 @@ class PlainCNN(nn.Sequential):
         for i, own in enumerate(convs):
             _check(i, own)
             conv: Conv = {**common, **own}
+            _check_counts(i, conv)
             n = i + 1
             pad, pool = _pad(conv, height, width), _pool(i, conv)
             if pad is not None:
@@ -117,6 +118,8 @@ class PlainCNN(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         features = channels * height * width
         for i, units in enumerate(dense):
+            if not (isinstance(units, int) and units >= 1):
+                raise ConfigError(f"model.dense[{i}]={units}: must be a whole number of at least 1.")
             layers[f"dense{i + 1}"] = nn.Linear(features, units)
             if batch_norm:
                 layers[f"dense_norm{i + 1}"] = nn.BatchNorm1d(units, affine=batch_norm_affine)
@@ -134,6 +137,13 @@ def _check(i: int, conv: Conv) -> None:
             raise ConfigError(f"model.convs[{i}].{key}: no such key.{nearest(key, list(Conv.__annotations__))}")
     if "filters" not in conv:
         raise ConfigError(f"model.convs[{i}].filters is missing.")
+
+
+def _check_counts(i: int, conv: Conv) -> None:
+    counts = {"filters": conv["filters"], "kernel_size": conv["kernel_size"], "stride": conv["stride"]}
+    for key, value in (counts | {"pool": conv["pool"]}).items():
+        if not (isinstance(value, int) and value >= 1):
+            raise ConfigError(f"model.convs[{i}].{key}={value}: must be a whole number of at least 1.")
 
 
 _POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
