@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnbench.compose import GROUPS, KEYS, Job, config_source
+from cnnbench.ladder import rehearse
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.trials import SAMPLERS, Order, contestants
 
@@ -79,29 +80,33 @@ def _train(words: list[str]) -> int:
 
             print(OmegaConf.to_yaml(composer.config(options.overrides)), end="")
             return 0
+
+        def jobs_of(added: list[str]) -> list[Job]:
+            return composer.jobs([*options.overrides, *added], options.multirun)
+
+        rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
         if options.dry_run:
-            _dry_run(jobs, options.overrides)
+            _dry_run(rungs, options.overrides)
             return 0
         if engine is None and min(jobs[0].config.workers, len(jobs)) > 1:
             _import_beside()
         images = _images(jobs)
-        if jobs[0].config.ladder:
+        if len(rungs) > 1:
             from cnnbench.climb import climb
 
-            return climb(lambda added: composer.jobs([*options.overrides, *added], options.multirun), images, engine)
+            return climb(jobs_of, rungs, images, engine)
         from cnnbench.sweep import run_all
 
         return run_all(jobs, images, engine)
 
 
-def _dry_run(jobs: list[Job], words: list[str]) -> None:
-    ladder = jobs[0].config.ladder
-    total = len(jobs) * (1 + len(ladder))
+def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
+    total = sum(map(len, rungs))
     print(f"{total} runs" if total > 1 else "1 run")
-    for rung, added in {"": [], **ladder}.items():
-        head = [f"{rung or 'start'}:"] if ladder else []
+    for name, jobs in zip(["start", *rungs[0][0].config.ladder], rungs, strict=True):
         for job in jobs:
-            print(" ".join([*head, *added, *(job.overrides or words)]))
+            line = " ".join(job.overrides) or " ".join(words)
+            print(f"{name}: {line}" if len(rungs) > 1 else line)
 
 
 def _import_beside() -> None:

@@ -5,18 +5,22 @@ left out is not tried again higher up.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cnnbench import record as records
 from cnnbench import stats
+from cnnbench.compose import Job
 from cnnbench.schema import ConfigError
 
 FILE = "ladder.json"
 """In the folder of the rungs' runs."""
 
 VERSION = 1
+
+JobsOf = Callable[[list[str]], list[Job]]
+"""Gives the jobs, one for each seed, of what was typed with more words behind it."""
 
 START = "start"
 """The name of the recipe to which nothing was added."""
@@ -59,6 +63,38 @@ class Ladder:
         """Writes it to `folder`, whole."""
         text = json.dumps({"schema_version": VERSION} | asdict(self), indent=1)
         records.write_whole(folder / FILE, lambda file: file.write(text.encode()))
+
+
+def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
+    """The start's jobs, and those of each rung if all below it were kept.
+
+    Raises:
+        ConfigError: something else than seeds is swept, or a rung is not legal or changes more than a recipe.
+    """
+    start = jobs_of([])
+    if swept := _beside_seeds(start):
+        raise ConfigError(f"{swept}: a ladder sweeps over seeds alone.")
+    if len(start) < 2:
+        raise ConfigError("seed: a ladder needs several, such as seed=0,1,2: one can't show that a rung pays.")
+    rungs = [start]
+    added: list[str] = []
+    for name, words in start[0].config.ladder.items():
+        added += words
+        try:
+            jobs = jobs_of(added)
+            if swept := _beside_seeds(jobs):
+                raise ConfigError(f"{swept}: a rung is no sweep.")
+            if replace(jobs[0].config.data, normalize="none") != replace(start[0].config.data, normalize="none"):
+                raise ConfigError("of the data a rung may change data.normalize alone.")
+        except ConfigError as error:
+            raise ConfigError(f"ladder, {name}: {error}") from None
+        rungs.append(jobs)
+    return rungs
+
+
+def _beside_seeds(jobs: list[Job]) -> str | None:
+    """What is swept besides the seed."""
+    return next((word for job in jobs for word in job.overrides if not word.startswith("seed=")), None)
 
 
 def judge(without: Mapping[int, float], with_it: Mapping[int, float], images: int) -> stats.Pair:
