@@ -15,14 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from cnnbench.augment import Augmentation
 from cnnbench.compose import Job, config_source
 from cnnbench.images import ImageSet, load
 from cnnbench.module import Classifier
 from cnnbench.progress import Sweep
 from cnnbench.run import _Run, run
-
-import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
 
 SPENT: dict[str, list[float]] = defaultdict(list)
 """Seconds of each call, by what was called."""

@@ -32,14 +32,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from cnnbench.compose import Job, config_source
 from cnnbench.images import ImageSet, load
 from cnnbench.parts import make_augmentation, make_model
 from cnnbench.progress import Sweep
 from cnnbench.run import run
-
-import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
-from torch import Tensor, nn
 
 WARM_UP = 1
 
