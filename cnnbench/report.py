@@ -15,6 +15,7 @@ from rich.table import Table
 from cnnbench import record as records
 from cnnbench import stats
 from cnnbench.compare import MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.space import Axis
 
 
 @dataclass
@@ -219,7 +220,7 @@ def _setting(params: dict[str, Any]) -> str:
     )
 
 
-def _axis(key: str, axis: Any) -> str:
+def _axis(key: str, axis: Axis) -> str:
     if axis.choices:
         return f"{key} {'/'.join(map(str, axis.choices))}"
     return f"{key} {axis.low:g} to {axis.high:g}{' (log)' if axis.log else ''}"
