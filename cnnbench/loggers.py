@@ -46,7 +46,7 @@ class TensorBoard(TensorBoardLogger):
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         """Writes the values alone."""
-        _, values, _ = summaries(params, {})  # type: ignore[no-untyped-call]
+        _, values, _ = summaries(params, {})
         self.experiment._get_file_writer().add_summary(values)
 
 
