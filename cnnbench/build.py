@@ -1,7 +1,6 @@
 """How does a `_target_` of the config become an object? Its arguments are checked against its signature first."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object, instantiate
@@ -12,7 +11,7 @@ Spec = dict[str, Any]
 """A group's config: `_target_`, and the arguments of what it names. `_target_: null` is nothing at all."""
 
 
-def check(group: str, spec: Spec, given: tuple[str, ...], makes: Callable[[Any], bool], what: str) -> None:
+def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str) -> None:
     """Is there such a class, is it one of this group's, and does it take these arguments?
 
     A config can name any function there is on the machine; only what the group is for gets called.
@@ -21,8 +20,8 @@ def check(group: str, spec: Spec, given: tuple[str, ...], makes: Callable[[Any],
         group: the config group, for the message.
         spec: its config.
         given: names of the arguments that cnnbench passes itself, in their order.
-        makes: tells whether a class is one of the group's.
-        what: the group's classes in words.
+        base: the class that the group's classes are of.
+        what: the same in words.
 
     Raises:
         ConfigError: one line that names key and value.
@@ -40,7 +39,7 @@ def check(group: str, spec: Spec, given: tuple[str, ...], makes: Callable[[Any],
     except Exception:
         raise ConfigError(f"{group}._target_={name}: there is no such class.") from None
     made = target if inspect.isclass(target) else _returned(target)
-    if not inspect.isclass(made) or not makes(made):
+    if not inspect.isclass(made) or not issubclass(made, base):
         raise ConfigError(f"{group}._target_={name}: must be {what}, or a function declared to return one.")
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -179,6 +179,10 @@ class _OnDisk(Dataset[tuple[Bytes, Labels, Tensor]]):
         return self._images[which].transpose(0, 3, 1, 2), self._labels[which], positions
 
 
+Loader = Batches | DataLoader[tuple[Bytes, Labels, Tensor]]
+"""Gives the batches of an epoch: from memory, or from disk."""
+
+
 class ImageData(pl.LightningDataModule):
     """Training, validation and test batches of one run.
 
@@ -204,7 +208,7 @@ class ImageData(pl.LightningDataModule):
         _, height, width, channels = self._images.train.shape
         return channels, height, width
 
-    def train_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
+    def train_dataloader(self) -> Loader:
         """Shuffled batches, in an order that seed and epoch fix."""
         skip, self.skip = self.skip * self._batch_size, 0
 
@@ -238,21 +242,19 @@ class ImageData(pl.LightningDataModule):
             pixels = torch.from_numpy(self._images.train[part]).permute(0, 3, 1, 2)
             yield pixels.to(self.trainer.strategy.root_device)
 
-    def val_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
+    def val_dataloader(self) -> Loader:
         """The validation images, in large batches."""
         return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
 
-    def test_dataloader(self) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
+    def test_dataloader(self) -> Loader:
         """The test images, in large batches."""
         return self._evaluation("test", self.split.test)
 
-    def _evaluation(self, source: str, positions: Labels) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
+    def _evaluation(self, source: str, positions: Labels) -> Loader:
         size = max(self._batch_size, min(1000, (1 << 22) // int(np.prod(self.image_shape))))
         return self._batches(source, lambda: torch.from_numpy(positions), size, len(positions))
 
-    def _batches(
-        self, source: str, order: Callable[[], Tensor], size: int, count: int
-    ) -> Batches | DataLoader[tuple[Bytes, Labels, Tensor]]:
+    def _batches(self, source: str, order: Callable[[], Tensor], size: int, count: int) -> Loader:
         images, labels = (
             (self._images.train, self._images.train_labels)
             if source == "train"

@@ -97,10 +97,12 @@ def _styles(comparisons: list[Comparison], tuning: Tuning | None) -> Styles:
         won = entry.winner and entry.winner.record
         names[entry.tuned.label] = called.get(_setting(won), entry.tuned.label) if won else entry.tuned.label
     number = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
-    return {
-        label: {"color": _COLOURS[number[name] % len(_COLOURS)], "linestyle": _DASHES[number[name] % len(_DASHES)]}
-        for label, name in names.items()
-    }
+    return {label: _style(number[name]) for label, name in names.items()}
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Colour and dashes of line number `i` of a figure."""
+    return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
 
 
 def _setting(run: Record) -> str:
@@ -122,11 +124,7 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
         for contestant in shown:
             curves = [[row[key] for row in run["history"]] for run in contestant.done]
             by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
-            epochs = range(1, len(by_epoch) + 1)
-            style = styles[contestant.label] | ({"marker": "o", "markersize": 4} if len(by_epoch) == 1 else {})
-            axis.plot(epochs, [sum(v) / len(v) for v in by_epoch], label=_short(contestant.label), **style)
-            low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
-            axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            _band(axis, by_epoch, _short(contestant.label), styles[contestant.label])
         axis.set(xlabel="epoch", title=f"{name}{left_out}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if all(row["train_loss"] > 0 for c in shown for run in c.done for row in run["history"]):
@@ -241,13 +239,7 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
         for axis, name in zip(axes[:, column], properties, strict=True):
             for i, candidate in enumerate(seeds[0][0].get(name, {})):
                 by_epoch = [[seed[epoch][name][candidate] for seed in seeds] for epoch in epochs]
-                style: Any = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
-                numbers = [epoch + 1 for epoch in epochs]
-                if len(numbers) == 1:
-                    style |= {"marker": "o", "markersize": 4}
-                axis.plot(numbers, [sum(v) / len(v) for v in by_epoch], label=candidate, **style)
-                low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
-                axis.fill_between(numbers, low, high, color=style["color"], alpha=0.15, linewidth=0)
+                _band(axis, by_epoch, candidate, _style(i))
             axis.margins(y=0.15)
             axis.set_title(name)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -395,6 +387,15 @@ def _panels(heights: list[float], labels: Sequence[str] = ()) -> tuple[Figure, l
     height = sum(heights) + 0.22 * -(-len(labels) // _columns(labels))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
+
+
+def _band(axis: Axes, by_epoch: Sequence[Sequence[float]], label: str, style: dict[str, Any]) -> None:
+    """A line of the means of each epoch's values, and their range as a band; of a single epoch a dot."""
+    epochs = range(1, len(by_epoch) + 1)
+    dot: dict[str, Any] = {"marker": "o", "markersize": 4} if len(by_epoch) == 1 else {}
+    axis.plot(epochs, [sum(v) / len(v) for v in by_epoch], label=label, **style, **dot)
+    low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
+    axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _legend(figure: Figure, *axes: Axes) -> None:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,9 @@ def check_loggers(config: Config) -> None:
     for name, spec in config.logger.items():
         if not isinstance(spec, dict):
             raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
-        check(f"logger.{name}", spec, (), partial(_is_a, Logger), "a lightning_fabric.loggers.Logger")
+        check(f"logger.{name}", spec, (), Logger, "a lightning_fabric.loggers.Logger")
         if str(spec["_target_"]).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
             raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install 'cnnbench[wandb]'.")
-
-
-def _is_a(base: type, made: type) -> bool:
-    return issubclass(made, base)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -51,7 +46,7 @@ class TensorBoard(TensorBoardLogger):
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         """Writes the values alone."""
-        _, values, _ = summaries(params, {})  # type: ignore[no-untyped-call]
+        _, values, _ = summaries(params, {})
         self.experiment._get_file_writer().add_summary(values)
 
 

@@ -47,7 +47,7 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         ("optimizer", config.optimizer, ("params", "model"), Optimizer),
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
-        check(group, spec, given, partial(_is_a, base), f"a {base.__module__}.{base.__name__}")
+        check(group, spec, given, base, f"a {base.__module__}.{base.__name__}")
     check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     processes, fewest = config.hardware.processes, min(data.sizes.values())
@@ -100,10 +100,6 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     return warnings
 
 
-def _is_a(base: type, made: type) -> bool:
-    return issubclass(made, base)
-
-
 def _check_search(config: Config, data: ImageData, epoch: Epoch) -> None:
     search = config.search
     word = f"search={search.method}"
@@ -118,7 +114,7 @@ def _check_search(config: Config, data: ImageData, epoch: Epoch) -> None:
     spec, own = search.optimizer, "search.optimizer"
     if "lr" in spec:
         raise ConfigError(f"{own}.lr={spec['lr']}: give it as search.lr.")
-    check(own, spec | {"lr": search.lr}, ("params",), partial(_is_a, Optimizer), "a torch.optim.optimizer.Optimizer")
+    check(own, spec | {"lr": search.lr}, ("params",), Optimizer, "a torch.optim.optimizer.Optimizer")
     made = build(own, spec | {"lr": search.lr}, [nn.Parameter(torch.zeros(1))])
     if made is None or optim.averages(made):
         raise ConfigError(f"{own}._target_={spec.get('_target_')}: must step parameters, without averaging them.")

@@ -16,6 +16,7 @@ from cnnbench import record as records
 from cnnbench import stats
 from cnnbench.compare import MOST_PAIRED, Comparison, Contestant, Tuning
 from cnnbench.ladder import Ladder, judge
+from cnnbench.space import Axis
 
 
 @dataclass
@@ -254,7 +255,7 @@ def _setting(params: dict[str, Any]) -> str:
     )
 
 
-def _axis(key: str, axis: Any) -> str:
+def _axis(key: str, axis: Axis) -> str:
     if axis.choices:
         return f"{key} {'/'.join(map(str, axis.choices))}"
     return f"{key} {axis.low:g} to {axis.high:g}{' (log)' if axis.log else ''}"

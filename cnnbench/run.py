@@ -1,8 +1,7 @@
-"""One config in, one record out. The first module on a command's way that imports torch."""
+"""How does one config become one record? Trained, selected, tested once, and gone on with where it was stopped."""
 
 import contextlib
 import logging
-import os
 import sys
 import time
 import traceback
@@ -11,11 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")  # Lightning's advice to its developers, not to our users
-
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
+from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
@@ -37,6 +35,7 @@ from cnnbench.search import search
 for _name in ("pytorch_lightning", "lightning_fabric"):
     for _suffix in ("", ".utilities.rank_zero"):
         logging.getLogger(_name + _suffix).setLevel(logging.WARNING)
+disable_possible_user_warnings()  # Lightning's advice to its developers, not to our users
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged has been added up
 

@@ -1,8 +1,12 @@
-"""How long does `cnnbench compare` take? `python scripts/bench_compare.py [RECORDS ...]`, 1,000 and 10,000 if not said.
+"""How long `cnnbench compare` takes, by the number of records.
 
-Each number of records is made twice: many contestants with 5 seeds each, and 5 contestants with many seeds each.
+    python scripts/bench_compare.py [--records 1000 10000]
+
+Each number of made-up records is compared twice: as many contestants with 5 seeds each, and as 5 contestants with many
+seeds each.
 """
 
+import argparse
 import json
 import random
 import resource
@@ -12,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cnnbench import record as records
 from cnnbench.compose import config_source
@@ -19,7 +24,7 @@ from cnnbench.compose import config_source
 EPOCHS, CLASSES = 20, 10
 
 
-def made(config: dict, choices: dict, contestant: int, seed: int) -> dict:
+def made(config: dict[str, Any], choices: dict[str, str], contestant: int, seed: int) -> records.Record:
     """A record such as a run with CIFAR-10 writes."""
     chance = random.Random(1000 * contestant + seed)
     lr = 1e-4 * 1.05**contestant
@@ -68,8 +73,15 @@ def _processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-if __name__ == "__main__":
-    counts = [int(word) for word in sys.argv[1:]] or [1000, 10_000]
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, nargs="+", default=[1000, 10_000], help="at least five")
+    counts = parser.parse_args().records
     for few_seeds in (True, False):
         took = [seconds(*((count // 5, 5) if few_seeds else (5, count // 5))) for count in counts]
         print(f"{counts[-1]:,} records take {took[-1] / took[0]:.1f} times as long as {counts[0]:,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,12 @@
 """What an epoch costs beside its steps, measured inside real runs of the documents' CNN.
 
-python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
+    python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
 
-augmentation   its seconds, as a share of the training's other seconds
-validation     its seconds, as a multiple of those of the forward passes alone, on the same images
-writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
+Three figures:
+
+    augmentation   its seconds, as a share of the training's other seconds
+    validation     its seconds, as a multiple of those of the forward passes alone, on the same images
+    writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
 """
 
 import argparse
@@ -15,14 +17,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from cnnbench.augment import Augmentation
 from cnnbench.compose import Job, config_source
 from cnnbench.images import ImageSet, load
 from cnnbench.module import Classifier
 from cnnbench.progress import Sweep
 from cnnbench.run import _Run, run
-
-import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
 
 SPENT: dict[str, list[float]] = defaultdict(list)
 """Seconds of each call, by what was called."""
@@ -45,14 +47,16 @@ def watch(owner: type, method: str, name: str) -> None:
 def watch_validation() -> None:
     """Notes how long each validation takes, and forward passes alone right behind it."""
     start, end = Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end
+    began = 0.0
 
     def on_start(self: Classifier) -> None:
+        nonlocal began
         start(self)
-        self.began = time.perf_counter()
+        began = time.perf_counter()
 
     def on_end(self: Classifier) -> None:
         end(self)
-        SPENT["validation"].append(time.perf_counter() - self.began)
+        SPENT["validation"].append(time.perf_counter() - began)
         started = time.perf_counter()
         trainer: Any = self.trainer
         with torch.inference_mode(), trainer.precision_plugin.forward_context():

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 CNNBENCH = [sys.executable, "-m", "cnnbench"]
@@ -72,7 +73,7 @@ def tiny() -> dict[str, float]:
 
 def workers(root: str, precision: str) -> dict[str, float]:
     """Images/s of the same sweep in one process and in two."""
-    found = {}
+    found: dict[str, float] = {}
     for n in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             words = ["data=folder", f"data.root={root}", "data.limit=10000", "epochs=2", "seed=0,1"]
@@ -108,7 +109,7 @@ def main() -> None:
     report("start, seconds", options.repeats, start)
     report("tiny, seconds", options.repeats, tiny)
     for precision in options.precision:
-        report(f"workers, {precision}, images/s", options.repeats, lambda p=precision: workers(options.root, p))
+        report(f"workers, {precision}, images/s", options.repeats, partial(workers, options.root, precision))
 
 
 if __name__ == "__main__":

@@ -32,16 +32,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from cnnbench.compose import Job, config_source
 from cnnbench.images import ImageSet, load
 from cnnbench.parts import make_augmentation, make_model
 from cnnbench.progress import Sweep
 from cnnbench.run import run
-
-import torch  # isort: skip  # after cnnbench.run, which sets Lightning quiet
-from torch import Tensor, nn
-
-WARM_UP = 1
 
 
 def device_of(job: Job) -> torch.device:
@@ -79,7 +77,7 @@ def train(
     """The loop that everyone knows, over one epoch; returns images/s."""
     device, layout = device_of(job), torch.channels_last if last else torch.contiguous_format
     torch.manual_seed(0)
-    model = (own_network if own else written_network)(job, images).to(device, memory_format=layout)
+    model = (own_network if own else written_network)(job, images).to(device).to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True if own else None)
     model.train()
     started = time.perf_counter()
@@ -218,16 +216,14 @@ def main() -> None:
             with config_source(None) as composer:
                 (job,) = composer.jobs(words, multirun=False)
             images = images or load(job.config.data)
-            measured: dict[str, list[float]] = {}
-            for name, measure in contestants(job, images, options.images).items():
-                if not options.only or name in options.only:
-                    measured[name] = []
-                    for _ in range(WARM_UP):
-                        measure()
             calls = contestants(job, images, options.images)
+            calls = {name: call for name, call in calls.items() if not options.only or name in options.only}
+            for call in calls.values():  # a first time that doesn't count
+                call()
+            measured: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(options.repeats):
-                for name in measured:
-                    measured[name].append(calls[name]())
+                for name, call in calls.items():
+                    measured[name].append(call())
             report(f"{options.model}, batch {options.batch}, {bits}, augment={augment}", measured)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor()}
     machine |= {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}

@@ -61,7 +61,8 @@ def command(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[str], Re
 def record(folder: Path) -> dict[str, Any]:
     """The one record below `folder`."""
     (path,) = (p for p in folder.rglob("record.json") if ".old" not in p.parts)
-    return json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:

@@ -26,13 +26,9 @@ class Ensemble(nn.Module):
         if not members:
             raise ConfigError("model.members=[]: name the members, such as model.members=[document_cnn,resnet20].")
         for spec in members:
-            check("model.members", spec, ("image_shape", "classes"), _is_module, "a torch.nn.Module")
+            check("model.members", spec, ("image_shape", "classes"), nn.Module, "a torch.nn.Module")
         self.members = nn.ModuleList(build("model.members", spec, image_shape, classes) for spec in members)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes)."""
         return torch.stack([member(images) for member in self.members]).mean(0)
-
-
-def _is_module(made: type) -> bool:
-    return issubclass(made, nn.Module)
