@@ -55,7 +55,7 @@ run, all are composed. All else stays: model, optimizer, flags, workers, experim
 ADDED = ("data=digits", "data.limit=100", "epochs=2", "batch_size=20")
 """What a training gets if it says nothing of it."""
 ADDED_FOR = {
-    "experiment=": ("seed=0,1",),
+    "experiment=": ("seed=0",),
     "experiment=doc2_": ("data.image_size=32",),
     "experiment=doc4_": ("data.image_size=32",),
     "model=mnist_cnn": ("data.image_size=32",),
@@ -211,8 +211,10 @@ class Reader:
                     self._patch.syspath_prepend(Path(path).resolve())
         program, *words = (last_run(word) for word in command.words)
         if program == "cnnbench":
-            if command.level == "only composed" or any(word != first_two(word) for word in words):
+            if command.level == "only composed":
                 self.compose(words)
+            elif words != [first_two(word) for word in words]:  # the values that are left out
+                self.look_up(words)
             if command.level == "run":
                 self.run(reduced(words))
         else:
@@ -258,12 +260,20 @@ class Reader:
                 self.cnnbench(words)
             elif kind in DEPENDENT:
                 assert words[1:] == [] or parses(patch, lambda: cli.main(words))
+            elif kind == "sweep":
+                self.look_up(words)
+            elif kind in EARLY:
+                self.cnnbench(words)
             else:
-                if kind == "sweep":  # every option is looked up, and one config composed
-                    patch.setattr(compose.Composer, "jobs", lambda *words: [])
-                self.cnnbench(
-                    [*(words[1:] if kind == "preview" else words), *(["--cfg", "job"] if kind not in EARLY else [])]
-                )
+                self.cnnbench([*(words[1:] if kind == "preview" else words), "--dry-run"])
+
+    def look_up(self, words: list[str]) -> None:
+        """Every key and option of a sweep or tuning is looked up, and one config is composed."""
+        own = ("tune", *(f"{key}=" for key in ("trials", "seeds", "sampler", "space")))
+        typed = [word for word in words if not (words[0] == "tune" and word.startswith(own))]
+        with self._patch.context() as patch:
+            patch.setattr(compose.Composer, "jobs", lambda *words: [])
+            self.cnnbench([*typed, "--cfg", "job"])
 
     def other(self, program: str, words: list[str]) -> None:
         if program in ("mkdir", "tar"):
