@@ -60,6 +60,8 @@ def _train(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
+    parser.add_argument("--complete", metavar="LINE")  # what the shells ask
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     options = parser.parse_intermixed_args(words)
@@ -67,6 +69,12 @@ def _train(words: list[str]) -> int:
         from importlib.metadata import version
 
         print(f"cnnbench {version('cnnbench')}")
+        return 0
+    if options.completion or options.complete is not None:
+        from cnnbench.completion import SCRIPTS, candidates
+
+        for line in [SCRIPTS[options.completion]] if options.completion else candidates(options.complete):
+            print(line)
         return 0
     with config_source(options.config_dir) as composer:
         if options.help:
@@ -144,6 +152,7 @@ Options
   --dry-run          list the runs and stop
   --cfg job          print the config of each run and stop (also for tune and preview)
   --config-dir DIR   your own options: DIR/optimizer/mine.yaml is optimizer=mine
+  --completion SHELL what bash, zsh or fish needs to complete all this: eval "$(cnnbench --completion bash)"
   --version, --help
 
 Examples

@@ -135,6 +135,10 @@ class Composer:
         combinations = itertools.product(*(self._values(o) for o in sweep.values()))
         return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
 
+    def config(self, words: Iterable[str]) -> DictConfig:
+        """The composed config that `words` set, without what is swept, and without any check of ours."""
+        return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
+
     def space(self, name: str) -> Any:
         """What the file `space/NAME.yaml` says, as plain Python; None if there is no such file."""
         for root in (CONF, *self._own):
