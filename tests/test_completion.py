@@ -2,16 +2,14 @@
 
 import contextlib
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import on_terminal
 
 from cnnbench.cli import _COMMANDS, main
 from cnnbench.completion import OPTIONS, candidates
@@ -81,25 +79,6 @@ def test_asking_imports_no_torch() -> None:
     assert result.stdout.splitlines() == ["optimizer=sgd", "False"]
 
 
-def completed(shell: list[str], lines: list[str], environment: dict[str, str]) -> str:
-    """What a shell on a terminal shows when `lines` are typed."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execvpe(shell[0], shell, environment)
-    shown = b""
-    for line in [*lines, "exit"]:
-        os.write(terminal, f"{line}\r".encode())
-    end = time.monotonic() + 60
-    while time.monotonic() < end and select.select([terminal], [], [], 30)[0]:
-        try:
-            shown += os.read(terminal, 10_000)
-        except OSError:  # it has exited
-            break
-    os.close(terminal)
-    os.waitpid(process, 0)
-    return shown.decode(errors="replace")
-
-
 @pytest.mark.parametrize(
     ("shell", "install"),
     [
@@ -128,6 +107,6 @@ def test_in_a_shell(here: Path, shell: list[str], install: str) -> None:
         "cnnbench data.root=resu\t": "<data.root=results",  # zsh takes the last / away again
         "cnnbench --dr\t": "<--dry-run>",
     }
-    shown = completed(shell, [install, *typed], environment)
+    shown = on_terminal(shell, environment, "".join(f"{line}\r" for line in [install, *typed, "exit"]))
     for expected in typed.values():
         assert expected in shown
