@@ -19,7 +19,7 @@ _cnnbench() {
     mapfile -t COMPREPLY < <("$1" --complete "$line" 2>/dev/null)
     # bash takes a word to end at =
     [[ ${line##* } == *=* && $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#*=}")
-    [[ ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace
+    [[ ${COMPREPLY[0]} == *[=.] || ${COMPREPLY[0]} == *"["* ]] && compopt -o nospace
 }
 complete -o default -F _cnnbench cnnbench
 """,
