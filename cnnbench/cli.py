@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnbench.compose import GROUPS, KEYS, Job, config_source
+from cnnbench.compose import GROUPS, KEYS, Job, as_yaml, config_source
 from cnnbench.ladder import rehearse
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.trials import SAMPLERS, Order, contestants
@@ -61,6 +61,8 @@ def _train(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
+    parser.add_argument("--complete", metavar="LINE")  # what the shells ask
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     options = parser.parse_intermixed_args(words)
@@ -69,6 +71,12 @@ def _train(words: list[str]) -> int:
 
         print(f"cnnbench {version('cnnbench')}")
         return 0
+    if options.completion or options.complete is not None:
+        from cnnbench.completion import SCRIPTS, candidates
+
+        for line in [SCRIPTS[options.completion]] if options.completion else candidates(options.complete):
+            print(line)
+        return 0
     with config_source(options.config_dir) as composer:
         if options.help:
             print(_help(composer.options))
@@ -76,9 +84,7 @@ def _train(words: list[str]) -> int:
         jobs = composer.jobs(options.overrides, options.multirun)
         engine = composer.engine(options.overrides)
         if options.cfg:
-            from omegaconf import OmegaConf
-
-            print(OmegaConf.to_yaml(composer.config(options.overrides)), end="")
+            _print_configs(jobs, [" ".join(job.overrides) for job in jobs])
             return 0
 
         def jobs_of(added: list[str]) -> list[Job]:
@@ -109,6 +115,12 @@ def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
             print(f"{name}: {line}" if len(rungs) > 1 else line)
 
 
+def _print_configs(jobs: list[Job], comments: list[str]) -> None:
+    """One YAML document for each job, with a comment in front."""
+    for i, (job, comment) in enumerate(zip(jobs, comments, strict=True)):
+        print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
+
+
 def _import_beside() -> None:
     """The workers' torch is imported while this process imports its own."""
     from cnnbench.workers import get_ready
@@ -135,7 +147,7 @@ def _help(options: dict[str, list[str]]) -> str:
     groups = "\n".join(f"  {group:<{width}}  {', '.join(options[group])}" for group in GROUPS)
     return f"""\
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train, and compare where it is a sweep (-m: a,b,c are three runs)
-cnnbench compare FOLDER... [by=GROUP]            verdicts, report and figures of finished runs
+cnnbench compare FOLDER... [by=GROUP] [--json]   verdicts, report and figures of finished runs
 cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
 cnnbench list [FOLDER] [--json]                  what is done, running or failed, with the best so far
 cnnbench show RUN [--json]                       a run's settings, epochs and test result
@@ -151,8 +163,9 @@ Keys
 Options
   -m, --multirun     several values of a key are a sweep
   --dry-run          list the runs and stop
-  --cfg job          print the config and stop
+  --cfg job          print the config of each run and stop (also for tune and preview)
   --config-dir DIR   your own options: DIR/optimizer/mine.yaml is optimizer=mine
+  --completion SHELL what bash, zsh or fish needs to complete all this: eval "$(cnnbench --completion bash)"
   --version, --help
 
 Examples
@@ -185,8 +198,10 @@ def _compare(words: list[str]) -> int:
     parser.add_argument(
         "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | apart=true"
     )
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
+    options = parser.parse_intermixed_args(words)
     allowed = ["by", "baseline", "target", "apart"]
-    settings, rest = _settings(parser.parse_args(words).words, allowed)
+    settings, rest = _settings(options.words, allowed)
     for word in rest:
         if "=" in word and not Path(word).exists():
             raise ConfigError(f"{word}: compare has no such setting.{nearest(word.partition('=')[0], allowed)}")
@@ -198,12 +213,15 @@ def _compare(words: list[str]) -> int:
         raise ConfigError(f"apart={apart}: must be true or false.")
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.compare import compare, load, load_ladder, load_tuning
-    from cnnbench.report import show
+    from cnnbench.report import as_json, show
 
-    comparisons = compare(
-        load(folders), settings.get("by"), settings.get("baseline"), target, apart == "true", load_ladder(folders[0])
-    )
-    show(comparisons, folders[0], load_tuning(folders[0]))
+    by, baseline, ladder = settings.get("by"), settings.get("baseline"), load_ladder(folders[0])
+    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder)
+    tuning = load_tuning(folders[0])
+    if options.json:
+        print(as_json(comparisons, tuning))
+    else:
+        show(comparisons, folders[0], tuning)
     return 0
 
 
@@ -211,6 +229,7 @@ def _tune(words: list[str]) -> int:
     parser = _Parser(prog="cnnbench tune", allow_abbrev=False, description="Finds each contestant's best setting.")
     parser.add_argument("words", nargs="*", metavar="trials=12 | seeds=3 | sampler=NAME | space=NAME | KEY=VALUE,...")
     parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--cfg", choices=["job"], help="print each contestant's config and space, and stop")
     options = parser.parse_intermixed_args(words)
     settings, rest = _settings(options.words, ["trials", "seeds", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
@@ -222,6 +241,13 @@ def _tune(words: list[str]) -> int:
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
+        if options.cfg:
+            spaces = [", ".join(f"{key} {axis}" for key, axis in tuned.space.items()) for tuned in plan.contestants]
+            told = [
+                [*job.overrides, f"({plan.trials} trials of {space})"] for job, space in zip(jobs, spaces, strict=True)
+            ]
+            _print_configs(jobs, [" ".join(words) for words in told])
+            return 0
         if engine is None and jobs[0].config.workers > 1:
             _import_beside()
         images = _images(jobs)
@@ -234,9 +260,13 @@ def _preview(words: list[str]) -> int:
     parser = _Parser(prog="cnnbench preview", allow_abbrev=False, description="Draws images as training sees them.")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
     parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--cfg", choices=["job"], help="print the config and stop")
     options = parser.parse_intermixed_args(words)
     with config_source(options.config_dir) as composer:
         jobs = composer.jobs(options.overrides, multirun=False)
+    if options.cfg:
+        _print_configs(jobs[:1], [""])
+        return 0
     from cnnbench.images import load
 
     images = load(jobs[0].config.data)

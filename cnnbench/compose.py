@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ class Job:
     """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
     overrides: tuple[str, ...]
     """What sets this job apart from the others of its sweep."""
+
+
+def as_yaml(config: Config) -> str:
+    """As `--cfg job` prints it and `config.yaml` keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ class Composer:
         return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
 
     def config(self, words: Iterable[str]) -> DictConfig:
-        """The composed config of a single run, as it is printed by `--cfg job`."""
+        """The composed config that `words` set, without what is swept, and without any check of ours."""
         return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
 
     def space(self, name: str) -> Any:

@@ -47,7 +47,7 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         A function that is told how many more units are done.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_interactive:
         console.print(f"{what} ...", highlight=False)
         yield lambda done: None
         return
@@ -105,8 +105,8 @@ class Sweep:
 
     @property
     def visible(self) -> bool:
-        """Is there a terminal?"""
-        return self._console.is_terminal and not self._console.quiet
+        """Is there a terminal that bars can be drawn on?"""
+        return self._console.is_interactive and not self._console.quiet
 
     def say(self, line: str) -> None:
         """A line that stays on the screen."""
@@ -138,7 +138,7 @@ class Line:
 
     @property
     def visible(self) -> bool:
-        """Is there a terminal?"""
+        """Is there a terminal that bars can be drawn on?"""
         return self._sweep.visible
 
     def say(self, line: str) -> None:

@@ -1,11 +1,15 @@
-"""How is a comparison shown? Terminal, CSV, Markdown, LaTeX and HTML: the same sheets each time. (imports no torch)"""
+"""How is a comparison shown? Terminal, CSV, Markdown, LaTeX and HTML: the same sheets each time. JSON: its numbers.
+
+Imports no torch.
+"""
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,8 @@ from rich.table import Table
 
 from cnnbench import record as records
 from cnnbench import stats
-from cnnbench.compare import MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.compare import MOST_PAIRED, Comparison, Contestant, Tuning, measures
 from cnnbench.ladder import Ladder, judge
-from cnnbench.space import Axis
 
 
 @dataclass
@@ -56,6 +59,71 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     written += [*figures, text("report.html", html(comparisons, tuning, folder, figures))]
     rest = ", ".join(name for name in written if name != "report.html")
     console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
+
+
+def as_json(comparisons: list[Comparison], tuning: Tuning | None = None) -> str:
+    """All numbers, for scripts; null is what is infinite (a target that was missed) or can't be said."""
+    found = {"comparisons": [_facts(c) for c in comparisons], "tuning": None if tuning is None else _found(tuning)}
+    return json.dumps(json.loads(json.dumps(found), parse_constant=lambda infinite: None), indent=1)
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    claimed = ("source", "contestant", "measure", "claimed", "measured")
+    return {
+        "title": comparison.title,
+        "protocol": comparison.contestants[0].runs[0]["protocol"],
+        "verdict": comparison.verdict,
+        "measure": comparison.measure,
+        "baseline": comparison.baseline,
+        "target": comparison.target,
+        "contestants": [
+            {
+                "label": c.label,
+                "settings_tried": c.settings,
+                "statuses": c.statuses,
+                "seeds": [run["config"]["seed"] for run in c.done],
+                "runs": [run["run_id"] for run in c.done],
+                "measures": _measured(c, comparison.target),
+            }
+            for c in comparison.contestants
+        ],
+        "pairs": [asdict(pair) for pair in comparison.pairs],
+        "ladder": None if comparison.ladder is None else asdict(comparison.ladder)["rungs"],
+        "claims": [dict(zip(claimed, claim, strict=True)) for claim in comparison.claims],
+    }
+
+
+def _measured(contestant: Contestant, target: float) -> dict[str, Any]:
+    """Each measure's values in the order of the seeds, their mean and its interval."""
+    runs = [measures(run, target) for run in contestant.done]
+    found = {}
+    for name in runs[0] if runs else ():
+        values = [run[name] for run in runs]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        interval = stats.interval(known) if mean is not None and math.isfinite(mean) else None
+        found[name] = {"mean": mean, "interval": interval, "values": values}
+    return found
+
+
+def _found(tuning: Tuning) -> dict[str, Any]:
+    plan = tuning.plan
+    return {key: getattr(plan, key) for key in ("sampler", "trials", "seeds", "seed")} | {
+        "contestants": [
+            {
+                "label": entry.tuned.label,
+                "space": {key: asdict(axis) for key, axis in entry.tuned.space.items()},
+                "winner": None if entry.winner is None else entry.winner.params,
+                "edges": entry.edges,
+                "trials": [
+                    {key: getattr(trial, key) for key in ("number", "params", "run_id", "status", "val_acc")}
+                    for trial in entry.trials
+                ],
+            }
+            for entry in tuning.entries
+        ],
+        "expected_best": tuning.curves,
+    }
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
@@ -212,7 +280,7 @@ def tuned(tuning: Tuning) -> Sheet:
         setting = "none: no trial came to its end" if winner is None else _setting(winner.params)
         edge = "" if not entry.edges else f"on the edge: {', '.join(entry.edges)}"
         best = "-" if winner is None or winner.val_acc is None else f"{winner.val_acc:.2%}"
-        space = ", ".join(_axis(key, axis) for key, axis in entry.tuned.space.items())
+        space = ", ".join(f"{key} {axis}" for key, axis in entry.tuned.space.items())
         numbers = [str(len(counts)), *(str(counts.count(word)) for word in ("done", "diverged", "failed"))]
         rows.append([entry.tuned.label, space, setting, edge, *numbers, best])
     columns = ["contestant", "space", "winner", "warning", "trials", "done", "diverged", "failed", "best validation"]
@@ -253,12 +321,6 @@ def _setting(params: dict[str, Any]) -> str:
     return " ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
     )
-
-
-def _axis(key: str, axis: Axis) -> str:
-    if axis.choices:
-        return f"{key} {'/'.join(map(str, axis.choices))}"
-    return f"{key} {axis.low:g} to {axis.high:g}{' (log)' if axis.log else ''}"
 
 
 def _percent(contestant: Contestant, measure: str) -> str:

@@ -14,13 +14,12 @@ import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric.utilities.warnings import disable_possible_user_warnings
-from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 
 from cnnbench import checkpoint, optim, parts, processes, regularize, transfer
 from cnnbench import record as records
-from cnnbench.compose import Job
+from cnnbench.compose import Job, as_yaml
 from cnnbench.data import ImageData, statistics
 from cnnbench.images import ImageSet
 from cnnbench.loggers import Loggers
@@ -170,7 +169,7 @@ class _Run:
             "environment": {},
             "error": None,
         }
-        text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+        text = as_yaml(config)
         if self.first:
             records.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
             if not (self.folder / "record.json").exists():

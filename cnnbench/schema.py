@@ -106,6 +106,7 @@ class Small:
     limit: int = 5000
     """Training images, and test images."""
     epochs: int = 5
+    """Passes over the training images."""
 
 
 @dataclass
@@ -117,6 +118,7 @@ class Claim:
     metric: str = "best_val_acc"
     """`best_val_acc` or `test_acc`."""
     value: float = 0.0
+    """The claimed accuracy, from 0 to 1."""
     source: str = ""
     """Document and section."""
 
@@ -205,27 +207,30 @@ class Search:
     layers: list[int] | None = None
     """Positions in `model.convs`; null is all of them."""
     filters: list[int] = field(default_factory=list)
+    """Candidates for the number of filters."""
     kernel_size: list[int] = field(default_factory=list)
+    """Candidates for height and width of the filters."""
     stride: list[int] = field(default_factory=list)
+    """Candidates for the stride."""
     padding: list[str] = field(default_factory=list)
-    """`same` or `valid`."""
+    """Candidates for the padding: `same`, `valid`."""
     pooling: list[str] = field(default_factory=list)
-    """`max` or `avg`; for layers that pool."""
+    """Candidates for the pooling, `max` and `avg`; for layers that pool."""
     level: str = "bilevel"
     """`single`: both stepped on the training batch (document 0 as written). `bilevel`: the architecture on validation
     batches, the weights on training batches, in turn."""
     order: str = "first"
     """`first`: grad_H = dL/dH. `second`: + dL/dTheta dTheta/dH, with Theta one step of gradient descent ahead."""
     lr: float = 0.001
-    """Of the architecture parameters; document 0's eta_H."""
+    """Learning rate of the architecture parameters; document 0's eta_H."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """Of the architecture parameters."""
+    """The class that steps the architecture parameters, and its arguments."""
     margin: float = 0.1
     """By how much the logit of H_init's values is above that of the others at the start."""
     epochs: int | None = None
-    """Of the joint search; null is as many as the run's."""
+    """Epochs of the joint search; null is as many as the run's."""
     trial_epochs: int | None = None
-    """With which `random` trains each architecture; null is a fifth of the joint search's, rounded up."""
+    """Epochs with which `random` trains each architecture; null is a fifth of the joint search's, rounded up."""
     cost_weight: float = 0.0
     """cost_weight * ln(expected cost / cost of H_init) is added to the architecture's loss."""
     cost: str = "parameters"
@@ -332,9 +337,14 @@ class Config:
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     model: dict[str, Any] = field(default_factory=dict)
+    """The network. Two keys are for all of them: `init_from` names a finished run, or a checkpoint, whose weights are
+    taken where name and shape are the same; `freeze` lists beginnings of names of parameters that stay as they are."""
     optimizer: dict[str, Any] = field(default_factory=dict)
+    """What makes steps of gradients. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
     regularizer: Regularizer = field(default_factory=Regularizer)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    """How the learning rate moves. Two keys are for all of them: `interval` is `epoch` (the default) or `step`, how
+    often it moves; `warmup` is a number of epochs of linear rise before it, 0 by default."""
     update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
     search: Search = field(default_factory=Search)

@@ -23,6 +23,12 @@ class Axis:
     choices: tuple[Any, ...] = ()
     """Instead of a range."""
 
+    def __str__(self) -> str:
+        """`0.0001 to 0.1 (log)` or `64/128`."""
+        if self.choices:
+            return "/".join(map(str, self.choices))
+        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
+
     @property
     def whole(self) -> bool:
         """Are only whole numbers meant?"""

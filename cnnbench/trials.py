@@ -31,12 +31,13 @@ class Order:
     words: list[str]
     """Overrides that are no settings of `tune`."""
     trials: int = 12
-    """For each contestant."""
+    """Trials of each contestant."""
     seeds: int = 3
-    """With which each winner is run again, fresh ones."""
+    """Fresh seeds with which each winner is run again."""
     sampler: str = "quasi_random"
+    """What proposes the trials, see `SAMPLERS`."""
     space: str | None = None
-    """A file of the folder `space`; None takes the optimizer's."""
+    """A file of the folder `space`, for all contestants; null takes each optimizer's own."""
 
 
 @dataclass

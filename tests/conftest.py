@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +65,23 @@ def record(folder: Path) -> dict[str, Any]:
     (path,) = (p for p in folder.rglob("record.json") if ".old" not in p.parts)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def on_terminal(words: list[str], environment: dict[str, str], typed: str = "") -> str:
+    """What a terminal gets from a program, to which `typed` is typed."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe(words[0], words, environment)
+    os.write(terminal, typed.encode())
+    shown = b""
+    while select.select([terminal], [], [], 60)[0]:
+        try:
+            shown += os.read(terminal, 10_000)
+        except OSError:  # it has ended
+            break
+    os.close(terminal)
+    os.waitpid(process, 0)
+    return shown.decode(errors="replace")
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import write_images
 
 from cnnbench.compose import CONF, GROUPS
@@ -27,6 +28,11 @@ sys.exit(code)
         (["--version"], 0),
         (["optimzer=adam"], 2),
         (["--cfg", "job"], 0),
+        (["experiment=quickstart", "--cfg", "job"], 0),
+        (["tune", "optimizer=sgd,adam", "--cfg", "job"], 0),
+        (["preview", "--cfg", "job"], 0),
+        (["tune", "optimizer=sgd,adma", "--cfg", "job"], 2),
+        (["preview", "augment=flop", "--cfg", "job"], 2),
         (["experiment=quickstart", "--dry-run"], 0),
         (["compare", "nowhere"], 2),
         (["tune", "optimizer=sgd,adma"], 2),
@@ -185,16 +191,49 @@ def test_a_key_on_the_command_line_replaces_the_experiments_sweep(command) -> No
 
 
 def test_lr_is_the_same_in_both_places(command) -> None:
-    import yaml
-
     from cnnbench.compose import config_source
 
     with config_source(None) as composer:
         for words, lr in [("", 0.001), ("lr=0.3", 0.3), ("optimizer.lr=0.3", 0.3), ("lr=0.3 optimizer.lr=0.3", 0.3)]:
             (job,) = composer.jobs(shlex.split(words), multirun=False)
             assert job.config.lr == job.config.optimizer["lr"] == lr
-    printed = yaml.safe_load(command("--cfg job optimizer=sgd").out)
-    assert printed["optimizer"]["_target_"] == "torch.optim.SGD"
+
+
+def configs(command, words: str) -> dict[str, dict]:
+    """What `--cfg job` prints: each config by the comment in front of it."""
+    result = command(f"{words} --cfg job")
+    assert (result.code, result.err) == (0, "")
+    documents = result.out.split("---\n")
+    return {document.splitlines()[0]: yaml.safe_load(document) for document in documents}
+
+
+def test_cfg_prints_the_config_that_a_run_keeps(command, here: Path) -> None:
+    words = "data=digits size=small small.limit=200 small.epochs=1 lr=0.02 logger=none model=ensemble"
+    (printed,) = configs(command, words).values()
+    assert (printed["data"]["limit"], printed["epochs"], printed["optimizer"]["lr"]) == (200, 1, 0.02)
+    assert [member["_target_"] for member in printed["model"]["members"]] == ["cnnbench.models.PlainCNN"] * 2
+    assert list(here.iterdir()) == []
+    assert configs(command, f"preview {words}") == {"data:": printed}
+    assert command(words).code == 0
+    (kept,) = here.rglob("config.yaml")
+    assert yaml.safe_load(kept.read_text()) == printed
+    assert command(f"{words} --cfg job").out == kept.read_text()
+
+
+def test_cfg_of_a_sweep_and_of_a_tuning(command) -> None:
+    sweep = configs(command, "-m optimizer=sgd,adam seed=0,1")
+    assert list(sweep) == [f"# optimizer={name} seed={seed}" for name in ("sgd", "adam") for seed in (0, 1)]
+    assert [config["optimizer"]["_target_"][12:] for config in sweep.values()] == ["SGD", "SGD", "Adam", "Adam"]
+    assert [config["lr"] for config in sweep.values()] == [0.01, 0.01, 0.001, 0.001]
+    experiment = configs(command, "experiment=quickstart seed=7")
+    assert [config["seed"] for config in experiment.values()] == [7] * 5
+    assert not any("hydra" in config for config in experiment.values())
+    tuning = configs(command, "tune optimizer=sgd,adam trials=4 seed=3")
+    assert list(tuning) == [
+        "# optimizer=sgd (4 trials of lr 0.003 to 3 (log))",
+        "# optimizer=adam (4 trials of lr 3e-05 to 0.03 (log))",
+    ]
+    assert [(config["name"], config["seed"]) for config in tuning.values()] == [("tuned", 3)] * 2
 
 
 def test_python_m_and_version() -> None:

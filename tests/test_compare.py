@@ -313,3 +313,40 @@ def test_per_class_accuracy_and_tex(command, here: Path) -> None:
     tex = (here / "runs" / "comparison.tex").read_text()
     assert r"50 \% cat & 60.0\% \\" in tex
     assert r"a\_b & 75.0\% \\" in tex
+
+
+def test_json_is_all_of_it_and_nothing_else(command, here: Path) -> None:
+    runs = [
+        made(f"optimizer={name} seed={seed}", (0.3, 0.5 + 0.4 * i + 0.01 * seed), 0.5 + 0.4 * i + 0.01 * seed)
+        for i, name in enumerate(("sgd", "adam"))
+        for seed in (1, 2, 3)
+    ]
+    folder = write(here / "runs", *runs, made("optimizer=sgd seed=4", (), status="diverged"))
+    before = sorted(here.rglob("*"))
+    result = command("compare --json runs target=0.6")
+    assert (result.code, result.err, sorted(here.rglob("*"))) == (0, "", before)
+
+    def no_constant(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    found = json.loads(result.out, parse_constant=no_constant)
+    assert found["tuning"] is None
+    (table,) = found["comparisons"]
+    assert (table["measure"], table["target"], table["protocol"]["validation"]) == ("test_acc", 0.6, "split")
+    assert table["verdict"].startswith("adam has the best validation accuracy")
+    adam, sgd = table["contestants"]
+    assert (adam["label"], sgd["label"]) == ("adam", "sgd")
+    assert (sgd["statuses"], sgd["seeds"]) == ({"done": 3, "diverged": 1}, [1, 2, 3])
+    assert sgd["runs"] == [run["run_id"] for run in runs[:3]]
+    assert sgd["measures"]["test_acc"]["values"] == pytest.approx([0.51, 0.52, 0.53])
+    assert sgd["measures"]["test_acc"]["mean"] == pytest.approx(0.52)
+    low, high = sgd["measures"]["test_acc"]["interval"]
+    assert 0.51 <= low < 0.52 < high <= 0.53
+    missed = {"mean": None, "interval": None, "values": [None] * 3}
+    assert sgd["measures"]["target_epochs"] == missed
+    assert adam["measures"]["target_epochs"]["values"] == [2, 2, 2]
+    (pair,) = table["pairs"]
+    assert (pair["first"], pair["second"], pair["verdict"], pair["seeds"]) == ("adam", "sgd", "better", 3)
+    assert pair["difference"] == pytest.approx(0.4)
+    assert table["claims"] == []
+    assert command(f"compare {folder} baseline=sgd --json").out.count('"baseline": "sgd"') == 1

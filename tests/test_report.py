@@ -89,6 +89,20 @@ def test_a_tuning_is_told(command, here: Path) -> None:
     assert len(page.alts) == 6
 
 
+def test_a_tuning_as_json(command, here: Path) -> None:
+    tuning = json.loads(command(f"compare --json {tuned(here)}").out)["tuning"]
+    assert [(c["label"], c["winner"], c["edges"]) for c in tuning["contestants"]] == [
+        ("momentum", {"lr": 0.001}, ["lr"]),
+        ("adam", {"lr": 0.01}, []),
+    ]
+    adam = tuning["contestants"][1]
+    assert adam["space"] == {"lr": {"low": 1e-4, "high": 1.0, "log": True, "choices": []}}
+    assert [(t["number"], t["status"], t["val_acc"]) for t in adam["trials"]] == [
+        (1, "done", 0.1), (2, "done", 0.7), (3, "diverged", None)
+    ]  # fmt: skip
+    assert tuning["expected_best"]["momentum"] == pytest.approx([0.5, 0.5, 0.5])
+
+
 def test_the_same_records_give_the_same_files(command, here: Path) -> None:
     folder = tuned(here)
     command("compare runs")
