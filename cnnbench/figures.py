@@ -143,7 +143,10 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     if not shown:
         return None
     labels = [textwrap.fill(_short(c.label), 22) for c in shown]
-    figure, (axis,) = _panels([0.4 * len(shown) + 0.14 * sum(label.count("\n") for label in labels) + 0.9])
+    rows = {contestant.label: i for i, contestant in enumerate(shown)}
+    claimed = [(value, rows[label]) for _, label, _, value, _ in comparison.claims if label in rows]
+    height = 0.4 * len(shown) + 0.14 * sum(label.count("\n") for label in labels) + 0.9
+    figure, (axis,) = _panels([height], ["claimed"] if claimed else [])
     for i, contestant in enumerate(shown):
         values, colour = contestant.measured(comparison.measure), styles[contestant.label]["color"]
         mean = sum(values) / len(values)
@@ -153,11 +156,9 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         low, high = stats.interval(values) or (mean, mean)
         axis.plot([low, high], [i, i], color=colour, linewidth=2.5, solid_capstyle="butt")
         axis.plot([mean], [i], "D", color=colour, markersize=7, markeredgecolor="white")
-    rows = {contestant.label: i for i, contestant in enumerate(shown)}
-    claimed = [(value, rows[label]) for _, label, _, value, _ in comparison.claims if label in rows]
     if claimed:
         axis.plot(*zip(*claimed, strict=True), "x", color="0.25", markersize=7, markeredgewidth=2, label="claimed")
-        axis.legend(loc="lower left")
+        _legend(figure, axis)
     axis.set(title=f"{comparison.judged}{left_out}", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6))
     axis.set_yticklabels(labels)
     axis.xaxis.set_major_locator(MaxNLocator(5))

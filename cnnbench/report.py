@@ -1,7 +1,4 @@
-"""How is a comparison shown? Terminal, CSV, Markdown, LaTeX and HTML: the same sheets each time. JSON: its numbers.
-
-Imports no torch.
-"""
+"""How is a comparison shown? Terminal, CSV, Markdown, LaTeX, HTML: the same sheets; JSON too. (imports no torch)"""
 
 import csv
 import io
