@@ -57,7 +57,7 @@ EXPERIMENTS = """\
 """
 
 TUNE = """\
-Typed as `cnnbench tune KEY=VALUE ...`, beside any of the keys and groups above; several values of one of those, such as
+Typed behind `cnnbench tune`, beside any of the keys and groups above; several values of one of those, such as
 `optimizer=sgd,adam`, are the contestants.
 """
 
@@ -242,7 +242,7 @@ def page() -> str:
         "",
         "## Settings of compare",
         "",
-        "Typed as `cnnbench compare FOLDER... KEY=VALUE`.",
+        "Typed behind `cnnbench compare` and its folders.",
         "",
         *settings_of_compare(),
         "",

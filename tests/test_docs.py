@@ -16,6 +16,7 @@ DIR is a folder of images and photo.jpg one of them; RUN (and NAME) is the last 
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +58,7 @@ ADDED = ("data=digits", "data.limit=100", "epochs=2", "batch_size=20")
 """What a training gets if it says nothing of it."""
 ADDED_FOR = {
     "experiment=": ("seed=0",),
+    "experiment=reach_92": ("seed=0,1",),
     "experiment=doc2_": ("data.image_size=32",),
     "experiment=doc4_": ("data.image_size=32",),
     "model=mnist_cnn": ("data.image_size=32",),
@@ -268,12 +271,14 @@ class Reader:
                 self.cnnbench([*(words[1:] if kind == "preview" else words), "--dry-run"])
 
     def look_up(self, words: list[str]) -> None:
-        """Every key and option of a sweep or tuning is looked up, and one config is composed."""
+        """Every key and option of a sweep or tuning is looked up, and its first two configs are composed."""
         own = ("tune", *(f"{key}=" for key in ("trials", "seeds", "sampler", "space")))
         typed = [word for word in words if not (words[0] == "tune" and word.startswith(own))]
         with self._patch.context() as patch:
-            patch.setattr(compose.Composer, "jobs", lambda *words: [])
-            self.cnnbench([*typed, "--cfg", "job"])
+            product = itertools.product
+            few = SimpleNamespace(product=lambda *values: itertools.islice(product(*values), 2))
+            patch.setattr(compose, "itertools", few)
+            self.cnnbench(["-m", *typed, "--cfg", "job"])
 
     def other(self, program: str, words: list[str]) -> None:
         if program in ("mkdir", "tar"):
@@ -301,13 +306,14 @@ class Parsed(BaseException):
 
 def parses(patch: pytest.MonkeyPatch, work: object) -> bool:
     """Does `work` get past its argument parser without an error? It ends there."""
-    parse = argparse.ArgumentParser.parse_args
+    parse = argparse.ArgumentParser.parse_intermixed_args
 
     def and_stop(self: argparse.ArgumentParser, *args: object) -> None:
         parse(self, *args)  # type: ignore[call-overload]
         raise Parsed
 
-    patch.setattr(argparse.ArgumentParser, "parse_args", and_stop)
+    for name in ("parse_args", "parse_intermixed_args"):
+        patch.setattr(argparse.ArgumentParser, name, and_stop)
     try:
         work()  # type: ignore[operator]
     except Parsed:
