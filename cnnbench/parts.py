@@ -66,6 +66,14 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
             raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, len(images.classes)):
             raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
+        if data.sizes["train"] % batch_size(config) == 1:
+            try:
+                network.train()(torch.zeros(1, *data.image_shape))
+            except ValueError:  # batch norm behind a dense layer, or where a convolution has left a single pixel
+                raise ConfigError(
+                    f"batch_size={batch_size(config)}: of {data.sizes['train']:,} training images the last batch has "
+                    f"one, and batch norm can't take a deviation of it. Take another batch_size."
+                ) from None
         transfer.initialise(config, network)
     optimizer = make_optimizer(config, network)
     if optim.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):

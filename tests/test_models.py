@@ -152,3 +152,13 @@ def test_small_vgg_has_as_many_parameters_as_its_file_says() -> None:
     # 28 * 32; 289 * 64 + 577 * 64; 577 * 128 + 1,153 * 128; 2,049 * 128; 129 * 10
     assert sum(p.numel() for p in network.parameters()) == 896 + 55_424 + 221_440 + 262_272 + 1_290
     assert "541,322 parameters" in (CONF / "model" / "small_vgg.yaml").read_text()
+
+
+def test_batch_norm_on_a_last_batch_of_one_image_is_refused(command) -> None:
+    # 90 training images: batches of 89 leave one, batches of 88 leave two.
+    words = "data=digits data.limit=100 data.val_fraction=0.1 epochs=1 test=false regularizer=batch_norm"
+    result = command(f"{words} batch_size=89")
+    assert result.code == 2
+    assert "of 90 training images the last batch has one" in result.err
+    assert command(f"{words} batch_size=88").code == 0
+    assert command(f"{words.replace('regularizer=batch_norm', '')} batch_size=89").code == 0
