@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnbench.compose import GROUPS, KEYS, Job, as_yaml, config_source
-from cnnbench.ladder import rehearse
+from cnnbench.ladder import START, rehearse
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.trials import SAMPLERS, Order, contestants
 
@@ -109,7 +109,7 @@ def _train(words: list[str]) -> int:
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
     total = sum(map(len, rungs))
     print(f"{total} runs" if total > 1 else "1 run")
-    for name, jobs in zip(["start", *rungs[0][0].config.ladder], rungs, strict=True):
+    for name, jobs in zip([START, *rungs[0][0].config.ladder], rungs, strict=True):
         for job in jobs:
             line = " ".join(job.overrides) or " ".join(words)
             print(f"{name}: {line}" if len(rungs) > 1 else line)
@@ -213,15 +213,18 @@ def _compare(words: list[str]) -> int:
         raise ConfigError(f"apart={apart}: must be true or false.")
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.compare import compare, load, load_ladder, load_tuning
-    from cnnbench.report import as_json, show
 
     by, baseline, ladder = settings.get("by"), settings.get("baseline"), load_ladder(folders[0])
     comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder)
     tuning = load_tuning(folders[0])
     if options.json:
+        from cnnbench.export import as_json
+
         print(as_json(comparisons, tuning))
-    else:
-        show(comparisons, folders[0], tuning)
+        return 0
+    from cnnbench.report import show
+
+    show(comparisons, folders[0], tuning)
     return 0
 
 

@@ -8,10 +8,11 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -22,6 +23,8 @@ from cnnbench.ladder import Ladder
 from cnnbench.record import Record
 from cnnbench.schema import ConfigError, nearest
 from cnnbench.stats import Pair
+
+_Plan = TypeVar("_Plan")
 
 MOST_PAIRED = 20
 """With more contestants than this each is compared with the best one alone."""
@@ -241,7 +244,7 @@ def load(folders: Iterable[Path]) -> list[Record]:
                 try:
                     found[path.resolve()] = records.read(path) | {"folder": path.parent}
                 except records.RecordError as error:
-                    Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+                    _say_left_out(error)
     if not found:
         raise ConfigError(f"{', '.join(map(str, folders))}: no records there (runs/NAME/RUN/record.json).")
     return list(found.values())
@@ -249,21 +252,25 @@ def load(folders: Iterable[Path]) -> list[Record]:
 
 def load_tuning(folder: Path) -> Tuning | None:
     """The tuning whose folder this is, if it is one; a damaged plan is named on the screen and left out."""
-    try:
-        plan = trials.read(folder)
-    except ConfigError as error:
-        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
-        return None
+    plan = _or_left_out(trials.read, folder)
     return None if plan is None else Tuning(plan, trials.ledger(folder, plan))
 
 
 def load_ladder(folder: Path) -> Ladder | None:
-    """The ladder whose folder this is, if it is one; a damaged plan is named on the screen and left out."""
+    """The ladder whose folder this is, in the same way."""
+    return _or_left_out(ladders.read, folder)
+
+
+def _or_left_out(read: Callable[[Path], _Plan | None], folder: Path) -> _Plan | None:
     try:
-        return ladders.read(folder)
+        return read(folder)
     except ConfigError as error:
-        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+        _say_left_out(error)
         return None
+
+
+def _say_left_out(error: Exception) -> None:
+    Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
 
 
 def compare(
