@@ -1,13 +1,18 @@
 """A ladder: each rung stands on what was kept below it, and stays if it pays."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from cnnbench import ladder as ladders
+from cnnbench.climb import _Climber
+from cnnbench.compose import Job, config_source
+from cnnbench.images import digits
 from cnnbench.ladder import Ladder, Rung, judge
-from cnnbench.schema import ConfigError
+from cnnbench.run import folder_of
+from cnnbench.schema import ConfigError, Data
 
 EXPERIMENT = """\
 # @package _global_
@@ -154,3 +159,35 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / ladders.FILE).write_text('{"schema_version": 99, "rungs": []}')
     with pytest.raises(ConfigError, match="schema_version 99"):
         ladders.read(tmp_path)
+
+
+def test_a_gain_within_noise_is_left_out(here: Path, mine: Path) -> None:
+    words = shlex.split(UP.replace("--config-dir mine", ""))
+    results = {  # by rung, for seeds 0, 1 and 2; the verdicts are those of test_judged_by_a_paired_t_test
+        "start": [0.5, 0.6, 0.7],
+        "+ rate": [0.5, 0.63, 0.76],  # 3 points more in the mean
+        "+ nothing": [0.52, 0.63, 0.74],  # 3 points more, and better
+        "+ harm": [0.5, 0.6, 0.7],
+        "+ smoothing": [0.62, 0.73, 0.84],
+    }
+    said: list[str] = []
+    with config_source(here / "mine") as composer:
+
+        def jobs_of(added: list[str]) -> list[Job]:
+            return composer.jobs([*words, *added], multirun=False)
+
+        climber = _Climber(jobs_of, jobs_of([]), [digits(Data())] * 3)
+        climber.folder.mkdir(parents=True)
+        due = climber.begin()
+        while due:
+            now, due = due, []
+            accuracies = results[climber.ladder.rungs[-1].name]
+            for task, accuracy in zip(now, accuracies, strict=True):
+                assert due == []  # the next rung waits for the last seed
+                ended = {"run_id": folder_of(*task).name, "status": "done", "config": {"seed": task[0].config.seed}}
+                due = climber.after(
+                    ended | {"best": {"val_acc": accuracy}, "data": {"sizes": {"val": 1000}}}, said.append
+                )
+    assert [rung.kept for rung in climber.ladder.rungs] == [True, False, True, False, True]
+    assert said[0] == "+ rate: validation accuracy +3.00 points on start, not distinguishable: left out"
+    assert said[3] == "+ smoothing: validation accuracy +10.00 points on + nothing, better: kept"
