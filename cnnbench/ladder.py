@@ -1,7 +1,7 @@
 """Which additions to a recipe pay? The plan of a ladder, and how a rung is judged. (imports no torch)
 
 Each rung adds something to what the rungs below it have left, and stays if that pays. It is a greedy search: what was
-left out is not tried again higher up.
+left out is not tried again, unless a later rung names it.
 """
 
 import json

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from cnnbench import record as records
 from cnnbench.record import Record
-from cnnbench.report import Sheet, print_sheet
+from cnnbench.report import print_sheet
 from cnnbench.schema import Config, ConfigError
+from cnnbench.sheets import Sheet
 
 
 @dataclass

@@ -18,13 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cnnbench import record as records
-from cnnbench import report
 from cnnbench.compare import Comparison, Contestant, Tuning
 from cnnbench.compose import Job, config_source
 from cnnbench.figures import MOST, file_name
 from cnnbench.record import Record
-from cnnbench.report import Sheet
 from cnnbench.schema import Config, ConfigError
+from cnnbench.sheets import Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.trials import FOLDER
 
 MOST_ROWS = 200
@@ -84,10 +83,10 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         drawn: the files of the figures in it.
     """
     parts = [_part(comparison, folder, drawn, i, tuning) for i, comparison in enumerate(comparisons, 1)]
-    tuned = {}
+    search = {}
     if tuning is not None:
-        tuned = {
-            "tuned": _cut(report.tuned(tuning)),
+        search = {
+            "tuned": _cut(winners(tuning)),
             "flips": tuning.flips,
             "figures": _figures(folder, drawn, ("sensitivity", "budget"), [e.tuned.label for e in tuning.entries]),
             "ledger": _cut(_ledger(tuning, folder)),
@@ -102,12 +101,12 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         keep_trailing_newline=True,
     )
     runs = [run for part in parts for c in part.comparison.contestants for run in c.runs]
-    return environment.get_template("report.html.j2").render(parts=parts, tuning=tuned, versions=_versions(runs))
+    return environment.get_template("report.html.j2").render(parts=parts, tuning=search, versions=_versions(runs))
 
 
 def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, tuning: Tuning | None) -> _Part:
     labels = [c.label for c in comparison.contestants]
-    classes = report.per_class(comparison)
+    classes = per_class(comparison)
     return _Part(
         comparison=comparison,
         question=_question(labels),
@@ -116,7 +115,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, t
             judged=comparison.judged.capitalize(), target=comparison.target,
             claimed="; crosses: what a document claims" if comparison.claims else "",
         ),
-        tables=[_cut(sheet) for sheet in report.sheets(comparison)],
+        tables=[_cut(sheet) for sheet in main_sheets(comparison)],
         classes=classes and _cut(classes),
         on_test=comparison.contestants[0].runs[0]["protocol"]["validation"] == "test",
         runs=_runs(comparison, folder),
@@ -167,7 +166,7 @@ def _link(record: Record, folder: Path) -> str:
 
 
 def _ledger(tuning: Tuning, folder: Path) -> Sheet:
-    sheet = report.ledger(tuning)
+    sheet = ledger(tuning)
     records = [trial.record for entry in tuning.entries for trial in entry.trials]
     rows = [
         [*row[:-1], row[-1] if record is None else _link(record | {"folder": folder / FOLDER / row[-1]}, folder)]

@@ -103,12 +103,13 @@ def test_climbs_and_leaves_out_what_does_not_pay(command, here: Path, mine: Path
     assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {lost / "record.json"}
 
     lines = (here / "runs" / "up" / "comparison.md").read_text().splitlines()
-    start = lines.index("### Ladder") + 4
-    rows = [line.split(" | ") for line in lines[start : start + 4]]
-    assert [row[2] for row in rows] == ["yes", "yes", "no", str(rows[3][2])]
-    assert [row[8] for row in rows] == ["", "start", "+ rate", "+ rate"]
-    means = [float(row[7].split("%")[0]) for row in rows]
-    assert float(rows[1][9]) == pytest.approx(means[1] - means[0], abs=0.011)
+    start = lines.index("### Ladder") + 2
+    names, _, *cells = [line.strip("| ").split(" | ") for line in lines[start : start + 6]]
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
+    assert [row["kept"] for row in rows] == ["yes", "yes", "no", rows[3]["kept"]]
+    assert [row["compared with"].strip() for row in rows] == ["", "start", "+ rate", "+ rate"]
+    means = [float(row["best validation"].split("%")[0]) for row in rows]
+    assert float(rows[1]["change"]) == pytest.approx(means[1] - means[0], abs=0.011)
 
     before = (here / "runs" / "up" / "comparison.md").read_bytes()
     assert command("compare runs/up").code == 0
