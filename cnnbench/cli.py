@@ -30,6 +30,12 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (cnnbench --help shows what there is)")
 
 
+def _parser(command: str, description: str) -> _Parser:
+    parser = _Parser(prog=f"cnnbench {command}", allow_abbrev=False, description=description)
+    parser.add_argument("--cfg", choices=["job"], help="print the config and stop")
+    return parser
+
+
 def main(words: list[str] | None = None) -> int:
     """The command. Returns its exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM."""
     words = sys.argv[1:] if words is None else words
@@ -121,6 +127,13 @@ def _print_configs(jobs: list[Job], comments: list[str]) -> None:
         print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
 
 
+def _print_config_of(run: Path) -> int:
+    from cnnbench.record import of_run
+
+    print(as_yaml(of_run(run.expanduser())["config"]), end="")
+    return 0
+
+
 def _import_beside() -> None:
     """The workers' torch is imported while this process imports its own."""
     from cnnbench.workers import get_ready
@@ -163,7 +176,7 @@ Keys
 Options
   -m, --multirun     several values of a key are a sweep
   --dry-run          list the runs and stop
-  --cfg job          print the config of each run and stop (also for tune and preview)
+  --cfg job          print the config of each run, or of any command, and stop
   --config-dir DIR   your own options: DIR/optimizer/mine.yaml is optimizer=mine
   --completion SHELL what bash, zsh or fish needs to complete all this: eval "$(cnnbench --completion bash)"
   --version, --help
@@ -194,7 +207,7 @@ def _number(settings: dict[str, str], key: str, kind: type[int] | type[float], l
 
 
 def _compare(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench compare", allow_abbrev=False, description="Compares finished runs.")
+    parser = _parser("compare", "Compares finished runs.")
     parser.add_argument(
         "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | apart=true"
     )
@@ -211,10 +224,17 @@ def _compare(words: list[str]) -> int:
     apart = settings.get("apart", "false")
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
+    by, baseline = settings.get("by"), settings.get("baseline")
+    if options.cfg:
+        print(
+            as_yaml({"folders": rest, "by": by, "baseline": baseline, "target": target, "apart": apart == "true"}),
+            end="",
+        )
+        return 0
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.compare import compare, load, load_ladder, load_tuning
 
-    by, baseline, ladder = settings.get("by"), settings.get("baseline"), load_ladder(folders[0])
+    ladder = load_ladder(folders[0])
     comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder)
     tuning = load_tuning(folders[0])
     if options.json:
@@ -229,10 +249,9 @@ def _compare(words: list[str]) -> int:
 
 
 def _tune(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench tune", allow_abbrev=False, description="Finds each contestant's best setting.")
+    parser = _parser("tune", "Finds each contestant's best setting.")
     parser.add_argument("words", nargs="*", metavar="trials=12 | seeds=3 | sampler=NAME | space=NAME | KEY=VALUE,...")
     parser.add_argument("--config-dir", type=Path)
-    parser.add_argument("--cfg", choices=["job"], help="print each contestant's config and space, and stop")
     options = parser.parse_intermixed_args(words)
     settings, rest = _settings(options.words, ["trials", "seeds", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
@@ -260,10 +279,9 @@ def _tune(words: list[str]) -> int:
 
 
 def _preview(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench preview", allow_abbrev=False, description="Draws images as training sees them.")
+    parser = _parser("preview", "Draws images as training sees them.")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
     parser.add_argument("--config-dir", type=Path)
-    parser.add_argument("--cfg", choices=["job"], help="print the config and stop")
     options = parser.parse_intermixed_args(words)
     with config_source(options.config_dir) as composer:
         jobs = composer.jobs(options.overrides, multirun=False)
@@ -281,7 +299,7 @@ def _preview(words: list[str]) -> int:
 
 
 def _predict(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench predict", allow_abbrev=False, description="Names the class of each image.")
+    parser = _parser("predict", "Names the class of each image.")
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     options = parser.parse_args(words)
@@ -290,6 +308,8 @@ def _predict(words: list[str]) -> int:
     for path in options.images:
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such image.")
+    if options.cfg:
+        return _print_config_of(options.run)
     from cnnbench.predict import predict
 
     for path, ranked in predict(options.run, options.images):
@@ -298,10 +318,13 @@ def _predict(words: list[str]) -> int:
 
 
 def _list(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench list", allow_abbrev=False, description="Lists the runs in a folder.")
+    parser = _parser("list", "Lists the runs in a folder.")
     parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path("runs"))
     parser.add_argument("--json", action="store_true", help="for scripts")
     options = parser.parse_args(words)
+    if options.cfg:
+        print(as_yaml({"folder": str(options.folder)}), end="")
+        return 0
     from cnnbench.listing import show_list
 
     show_list(options.folder.expanduser(), options.json)
@@ -309,10 +332,12 @@ def _list(words: list[str]) -> int:
 
 
 def _show(words: list[str]) -> int:
-    parser = _Parser(prog="cnnbench show", allow_abbrev=False, description="Shows a run.")
+    parser = _parser("show", "Shows a run.")
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
     parser.add_argument("--json", action="store_true", help="the record itself, for scripts")
     options = parser.parse_args(words)
+    if options.cfg:
+        return _print_config_of(options.run)
     from cnnbench.listing import show_run
 
     show_run(options.run.expanduser(), options.json)

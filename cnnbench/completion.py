@@ -50,11 +50,11 @@ complete -c cnnbench -f -a '(__cnnbench)'
 
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
-    "compare": ("--json", "--help"),
-    "list": ("--json", "--help"),
-    "predict": ("--help",),
+    "compare": ("--json", "--cfg", "--help"),
+    "list": ("--json", "--cfg", "--help"),
+    "predict": ("--cfg", "--help"),
     "preview": ("--cfg", "--config-dir", "--help"),
-    "show": ("--json", "--help"),
+    "show": ("--json", "--cfg", "--help"),
     "tune": ("--cfg", "--config-dir", "--help"),
 }
 """By command; the one without a name trains."""

@@ -50,9 +50,9 @@ class Job:
     """What sets this job apart from the others of its sweep."""
 
 
-def as_yaml(config: Config) -> str:
+def as_yaml(config: Config | dict[str, Any]) -> str:
     """As `--cfg job` prints it and `config.yaml` keeps it."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(config if isinstance(config, dict) else asdict(config)))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ sys.exit(code)
         (["experiment=quickstart", "--cfg", "job"], 0),
         (["tune", "optimizer=sgd,adam", "--cfg", "job"], 0),
         (["preview", "--cfg", "job"], 0),
+        (["compare", "runs", "--cfg", "job"], 0),
+        (["list", "--cfg", "job"], 0),
+        (["show", "nowhere", "--cfg", "job"], 2),
         (["tune", "optimizer=sgd,adma", "--cfg", "job"], 2),
         (["preview", "augment=flop", "--cfg", "job"], 2),
         (["experiment=quickstart", "--dry-run"], 0),
@@ -218,6 +221,15 @@ def test_cfg_prints_the_config_that_a_run_keeps(command, here: Path) -> None:
     (kept,) = here.rglob("config.yaml")
     assert yaml.safe_load(kept.read_text()) == printed
     assert command(f"{words} --cfg job").out == kept.read_text()
+    Path("image.png").write_bytes(b"")
+    for run in (f"show {kept.parent}", f"predict {kept.parent} image.png"):
+        assert command(f"{run} --cfg job").out == kept.read_text()
+
+
+def test_cfg_of_a_command_prints_its_settings(command) -> None:
+    assert configs(command, "list some") == {"folder: some": {"folder": "some"}}
+    (settings,) = configs(command, "compare a b by=optimizer target=0.5").values()
+    assert settings == {"folders": ["a", "b"], "by": "optimizer", "baseline": None, "target": 0.5, "apart": False}
 
 
 def test_cfg_of_a_sweep_and_of_a_tuning(command) -> None:

@@ -41,7 +41,7 @@ from cnnbench.completion import OPTIONS, candidates
         ("cnnbench compare ", []),
         ("cnnbench compare runs ba", ["baseline="]),
         ("cnnbench compare runs by=opt", ["by=optimizer"]),
-        ("cnnbench compare --", ["--help", "--json"]),
+        ("cnnbench compare --", ["--cfg", "--help", "--json"]),
         ("cnnbench show runs/", []),
     ],
 )
