@@ -274,11 +274,11 @@ def _probabilities(contestant: Contestant) -> list[list[dict[str, dict[str, floa
 
 
 def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
-    """Accuracy by number of parameters, a dot for each seed; None where all networks are of one size."""
+    """Accuracy by number of parameters, a dot for each seed; None where all networks are of about one size."""
     shown, left_out = _shown(comparison)
     shown = [c for c in shown if c.measured(comparison.measure)]
     counts = {count for c in shown for count in c.measured("parameters")}
-    if len(counts) < 2:
+    if not counts or max(counts) < 1.05 * min(counts):
         return None
     figure, (axis,) = _panels([3.2], [c.label for c in shown])
     for i, contestant in enumerate(shown):

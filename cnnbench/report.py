@@ -16,19 +16,22 @@ from cnnbench.sheets import Sheet, ledger, main_sheets, per_class, winners
 
 
 def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = None) -> None:
-    """Prints the tables and writes `comparison.csv`, `.md`, `.tex`, `report.html` and the figures into `folder`."""
+    """Writes `comparison.csv`, `.md`, `.tex`, `report.html` and the figures into `folder`, and prints the tables.
+
+    In this order: whoever reads only the head of what is printed finds the files whole.
+    """
+    console = Console(width=None if Console().is_terminal else 160)
+    try:
+        written = _write(comparisons, folder, tuning)
+    finally:  # a full disk costs no table
+        _print(console, comparisons, tuning)
+    rest = ", ".join(name for name in written if name != "report.html")
+    console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None) -> list[str]:
     from cnnbench.figures import draw
     from cnnbench.page import html
-
-    console = Console(width=None if Console().is_terminal else 160)
-    for comparison in comparisons:
-        console.print(f"\n{comparison.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
-        for sheet in main_sheets(comparison):
-            print_sheet(console, sheet)
-        console.print(comparison.verdict, highlight=False, markup=False, soft_wrap=True)
-    if tuning is not None:
-        print_sheet(console, winners(tuning))
-        console.print(tuning.flips, highlight=False, markup=False, soft_wrap=True)
 
     def text(name: str, content: str) -> str:
         records.write_whole(folder / name, lambda file: file.write(content.encode()))
@@ -37,9 +40,18 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     written = [text("comparison.csv", _csv(comparisons)), text("comparison.md", _markdown(comparisons, tuning))]
     written += [text("comparison.tex", _latex(comparisons, tuning))]
     figures = draw(comparisons, tuning, folder)
-    written += [*figures, text("report.html", html(comparisons, tuning, folder, figures))]
-    rest = ", ".join(name for name in written if name != "report.html")
-    console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
+    return [*written, *figures, text("report.html", html(comparisons, tuning, folder, figures))]
+
+
+def _print(console: Console, comparisons: list[Comparison], tuning: Tuning | None) -> None:
+    for comparison in comparisons:
+        console.print(f"\n{comparison.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
+        for sheet in main_sheets(comparison):
+            print_sheet(console, sheet)
+        console.print(comparison.verdict, highlight=False, markup=False, soft_wrap=True)
+    if tuning is not None:
+        print_sheet(console, winners(tuning))
+        console.print(tuning.flips, highlight=False, markup=False, soft_wrap=True)
 
 
 MOST_PRINTED = 60

@@ -173,6 +173,14 @@ def test_many_classes_have_no_confusion_figure(command, here: Path) -> None:
     assert "class 29" in Page(here / "runs" / "report.html").text
 
 
+@pytest.mark.parametrize(("other", "drawn"), [(1049, False), (1050, True)])
+def test_sizes_that_differ_by_a_twentieth_have_a_figure(command, here: Path, other: int, drawn: bool) -> None:
+    sizes = {"adam": 1000, "sgd": other}
+    write(here / "runs", *(made(f"optimizer={name}") | {"parameters": count} for name, count in sizes.items()))
+    assert command("compare runs").code == 0
+    assert (here / "runs" / "parameters.png").exists() == drawn
+
+
 def test_a_tuning_without_a_winner(command, here: Path) -> None:
     folder = tuned(here)
     for path in folder.glob("trials/*/record.json"):

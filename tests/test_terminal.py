@@ -64,10 +64,11 @@ def test_without_bars_there_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: py
     assert "adam-seed0: epoch 1/3, training loss 0.500, validation accuracy 25.00%" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["list", "list --json", "compare --json runs", "--cfg job", "--help"])
+@pytest.mark.parametrize("words", ["list", "list --json", "compare runs", "compare --json runs", "--cfg job", "--help"])
 def test_a_reader_that_has_seen_enough(here: Path, words: str) -> None:
     write(here / "runs", *(made(f"optimizer=sgd seed={seed}") for seed in (1, 2)))
     shell = f"{' '.join(CNNBENCH)} {words} | head -n 1"
     result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
+    assert (here / "runs" / "report.html").exists() == (words == "compare runs")  # whole, whoever reads the table
