@@ -109,7 +109,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, t
     classes = per_class(comparison)
     return _Part(
         comparison=comparison,
-        question=_question(labels),
+        question=_question(labels) if comparison.ladder is None else "Which additions pay?",
         figures=_figures(
             folder, drawn, ("curves", "accuracy", "target", "confusion", "architecture", "parameters"), labels, number,
             judged=comparison.judged.capitalize(), target=comparison.target,

@@ -127,24 +127,23 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
         contestant, below = found.get(rung.runs[0]), ladder.below(i)
         if contestant is None:
             continue
-        change = ["", "", ""]
+        change = ""
         if below is not None and (without := found.get(below.runs[0])) is not None:
             images = contestant.runs[0]["data"]["sizes"]["val"]
             pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images)
-            change = [below.name, *_change(pair)]
+            change = " ".join(_change(pair))
         decided = {None: "", True: "yes", False: "no"}[rung.kept]
         forms = {"parameters": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:,.0f}"}
         cost = [_mean(contestant, measure, form) for measure, form in forms.items()]
-        cells = [rung.name, " ".join(rung.words), decided, *cost, str(len(contestant.done))]
-        rows.append([*cells, _percent(contestant, "val_acc"), *change, _percent(contestant, "test_acc")])
-    columns = ["rung", "adds", "kept", "parameters", "images seen", "seconds", "seeds", "best validation"]
-    columns += ["compared with", "change", "95 % interval", "test"]
+        best, test = (_mean(contestant, measure, "{:.2%}") for measure in ("val_acc", "test_acc"))
+        rows.append([rung.name, " ".join(rung.words), best, change, decided, test, *cost])
+    columns = ["rung", "adds", "validation", "change", "kept", "test", "parameters", "images seen", "seconds"]
     note = (
         f"Each rung adds to what was kept below it, and is kept if its best validation accuracy is better: a t-test "
-        f"paired by seed, p below {stats.LEVEL} for each rung alone. The test accuracy decides nothing. Kept: "
-        f"{' '.join(ladder.top) or 'nothing'}."
+        f"paired by seed, p below {stats.LEVEL} for each rung alone. Change: on the last one kept, in percentage "
+        f"points, with 95 % interval. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
     )
-    return Sheet("Ladder", columns, rows, note, left=3)
+    return Sheet("Ladder", columns, rows, note, left=2)
 
 
 def claims(comparison: Comparison) -> Sheet:
