@@ -103,8 +103,8 @@ def show_run(folder: Path, as_json: bool) -> None:
     console = _console()
     status = _status(folder, record)
     console.print(f"{record['run_id']}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
-    if record["error"]:
-        console.print(record["error"].strip().splitlines()[-1], highlight=False, markup=False, soft_wrap=True)
+    if why := records.reason(record):
+        console.print(why, highlight=False, markup=False, soft_wrap=True)
     defaults = records.flat(records.experiment(asdict(Config()), ""))
     said = records.flat(records.experiment(record["config"], record["data"]["fingerprint"]))
     settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]

@@ -183,8 +183,7 @@ def _runs(comparison: Comparison, folder: Path) -> Sheet:
         best = "-" if run["best"] is None else f"{run['best']['val_acc']:.2%}"
         test = "-" if run["test"] is None else f"{run['test']['acc']:.2%}"
         spent = [str(len(run["history"])), f"{sum(row['seconds'] for row in run['history']):,.1f}"]
-        error = (run["error"] or "").strip().splitlines()[-1:]
-        status = ": ".join([run["status"], *error])
+        status = ": ".join(filter(None, [run["status"], records.reason(run)]))
         rows.append([contestant.label, _link(run, folder), status, str(run["config"]["seed"]), best, test, *spent])
     columns = ["contestant", "run", "status", "seed", "best validation", "test", "epochs", "seconds"]
     left_out = len(runs) - MOST_ROWS

@@ -223,6 +223,11 @@ def _check(record: Record) -> None:
         raise ValueError("data.root or data.limit is of the wrong type")
 
 
+def reason(record: Record) -> str:
+    """The last line of its error, which says what it was; nothing where there was none."""
+    return (record["error"] or "").strip().rpartition("\n")[2]
+
+
 def find(folder: Path) -> list[Path]:
     """The records of a run, of a folder of runs, or of a tree of them; what is kept aside (`.old`) is left out."""
     return sorted(

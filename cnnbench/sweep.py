@@ -170,13 +170,9 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
 
 def _line(record: Record) -> str:
     if record["status"] != "done":
-        return f"{record['run_id']}: {record['status']}: {_reason(record)}"
+        return f"{record['run_id']}: {record['status']}: {records.reason(record)}"
     test = "" if record["test"] is None else f", test {record['test']['acc']:.2%}"
     return f"{record['run_id']}: validation {record['best']['val_acc']:.2%}{test}"
-
-
-def _reason(record: Record) -> str:
-    return (record["error"] or "").strip().splitlines()[-1] if record["error"] else ""
 
 
 def _summary(record: Record, folder: Path) -> None:
@@ -194,7 +190,7 @@ def _summary(record: Record, folder: Path) -> None:
         print(f"found by search={found['method']}: {found['architecture']}; {found['image_passes']:,} image passes, "
               f"{found['seconds']:.1f} s")  # fmt: skip
     if record["status"] != "done":
-        print(f"{record['status']} after {len(history)} epochs: {_reason(record)}")
+        print(f"{record['status']} after {len(history)} epochs: {records.reason(record)}")
     if (best := record["best"]) is not None:
         print(f"best validation accuracy {best['val_acc']:.2%}, epoch {best['epoch']} of {len(history)}")
     if record["test"] is not None:
