@@ -49,6 +49,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For comparisons whose figures nobody looks at: they take seconds."""
+    monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
+
+
+@pytest.fixture
 def command(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[str], Result]:
     """`command("optimizer=adam epochs=1")` as it would be typed after `cnnbench`."""
 

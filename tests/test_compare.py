@@ -17,10 +17,9 @@ DRAWN = ("test_runs_that_differ_only_in_seed_are_one_contestant", "test_the_same
 
 
 @pytest.fixture(autouse=True)
-def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take seconds, and are looked at in two of these tests."""
+def figures_in_two_tests(request: pytest.FixtureRequest) -> None:
     if request.node.name not in DRAWN:
-        monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
+        request.getfixturevalue("no_figures")
 
 
 def made(words: str = "", accuracies: tuple[float, ...] = (0.5, 0.6), test: float = 0.55, status: str = "done") -> dict:

@@ -22,6 +22,8 @@ from cnnbench.images import digits
 from cnnbench.parts import check_parts, make_model
 from cnnbench.schema import Config, Data
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 COUNT = 91
 """YAML files under conf/."""
 

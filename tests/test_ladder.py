@@ -14,6 +14,8 @@ from cnnbench.ladder import Ladder, Rung, judge
 from cnnbench.run import folder_of
 from cnnbench.schema import ConfigError, Data
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 EXPERIMENT = """\
 # @package _global_
 name: up

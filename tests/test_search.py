@@ -167,8 +167,8 @@ def test_a_sweep_compares_searches_at_equal_cost(command, here: Path) -> None:
     assert "search=joint data.limit=200 search.lr=0.1 epochs=5 batch_size=50 seed=0,1" in page
 
 
-def test_a_tuning_of_searches(command, here: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
+@pytest.mark.usefixtures("no_figures")
+def test_a_tuning_of_searches(command, here: Path) -> None:
     result = command(f"tune {SMALL} epochs=1 search=none,joint trials=2 seeds=1")
     assert result.code == 0, result.err
     plan = trials.read(here / "runs" / "tuned")
@@ -281,8 +281,8 @@ def test_ids_of_runs_without_a_search_stay(here: Path, monkeypatch) -> None:
     assert len({run_id(f"search={method}") for method in ("none", "joint", "random", "document")}) == 4
 
 
-def test_records_of_before_there_were_searches_are_read(command, here: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
+@pytest.mark.usefixtures("no_figures")
+def test_records_of_before_there_were_searches_are_read(command, here: Path) -> None:
     assert command(SMALL).code == 0
     (path,) = here.rglob("record.json")
     old = json.loads(path.read_text())

@@ -11,6 +11,8 @@ from cnnbench import trials
 from cnnbench.schema import ConfigError
 from cnnbench.space import Axis, grid, space_of
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 FAST = "data=digits data.limit=200 epochs=1"
 
 
