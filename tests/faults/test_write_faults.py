@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import record, without_times
+from test_compare import made, write
 
 from cnnbench import checkpoint
 from cnnbench import record as records
@@ -87,6 +88,15 @@ def test_a_full_disk_ends_the_sweep_and_harms_nothing(command, here: Path, monke
     assert len(before) < 3  # the third was not tried
     assert command(words).code == 0
     assert done[0].read_bytes() == before[done[0]]  # not run twice
+
+
+def test_a_full_disk_costs_no_table(command, here: Path, monkeypatch) -> None:
+    write(here / "runs", made("optimizer=sgd", test=0.25))
+    faulty(monkeypatch, 0, "full")
+    result = command("compare runs")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "25.00%" in result.out
+    assert "report.html" not in result.out
 
 
 def test_a_full_disk_under_tensorboard(command, here: Path, monkeypatch) -> None:
