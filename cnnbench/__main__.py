@@ -2,6 +2,6 @@
 
 import sys
 
-from cnnbench.cli import main
+from cnnbench.cli.command_line import main
 
 sys.exit(main())

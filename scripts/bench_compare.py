@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cnnbench import record as records
-from cnnbench.compose import config_source
+from cnnbench.config.compose import config_source
+from cnnbench.results import records
 
 EPOCHS, CLASSES = 20, 10
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from cnnbench.augment import Augmentation
-from cnnbench.compose import Job, config_source
-from cnnbench.images import ImageSet, load
-from cnnbench.module import Classifier
-from cnnbench.progress import Sweep
-from cnnbench.run import _Run, run
+from cnnbench.config.compose import Job, config_source
+from cnnbench.data.augmentation import Augmentation
+from cnnbench.data.images import ImageSet, load
+from cnnbench.runtime.progress import Sweep
+from cnnbench.sweeps.run import _Run, run
+from cnnbench.training.module import Classifier
 
 SPENT: dict[str, list[float]] = defaultdict(list)
 """Seconds of each call, by what was called."""

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 import cnnbench.sweep
 from cnnbench.cli import main
-from cnnbench.run import _Run
+from cnnbench.sweeps.run import _Run
 
 def megabytes(what):
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)

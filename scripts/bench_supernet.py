@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cnnbench import parts
-from cnnbench.architecture import largest, searched
-from cnnbench.compose import config_source
-from cnnbench.machine import keep_freed_memory
-from cnnbench.supernet import Architecture, SuperNetwork
+from cnnbench.config.compose import config_source
+from cnnbench.runtime.machine import keep_freed_memory
+from cnnbench.search.space import largest, searched
+from cnnbench.search.supernet import Architecture, SuperNetwork
+from cnnbench.training import parts
 
 SHAPE, CLASSES = (3, 32, 32), 10
 

@@ -29,7 +29,7 @@ FIRST_STEP = """
 import time
 import cnnbench.sweep
 from cnnbench.cli import main
-from cnnbench.module import Classifier
+from cnnbench.training.module import Classifier
 step, first = Classifier.training_step, []
 Classifier.training_step = lambda self, batch: (first.append(time.perf_counter()), step(self, batch))[1]
 started = time.perf_counter()

@@ -35,11 +35,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.compose import Job, config_source
-from cnnbench.images import ImageSet, load
-from cnnbench.parts import make_augmentation, make_model
-from cnnbench.progress import Sweep
-from cnnbench.run import run
+from cnnbench.config.compose import Job, config_source
+from cnnbench.data.images import ImageSet, load
+from cnnbench.runtime.progress import Sweep
+from cnnbench.sweeps.run import run
+from cnnbench.training.parts import make_augmentation, make_model
 
 
 def device_of(job: Job) -> torch.device:

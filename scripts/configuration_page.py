@@ -16,10 +16,11 @@ from unittest.mock import patch
 
 import yaml
 
-from cnnbench import compare, schema, trials
-from cnnbench.compose import CONF, GROUPS
-from cnnbench.schema import Config
-from cnnbench.space import space_of
+from cnnbench.analysis import comparison, tuning
+from cnnbench.config import schema
+from cnnbench.config.compose import CONF, GROUPS
+from cnnbench.config.schema import Config
+from cnnbench.config.spaces import space_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -203,8 +204,8 @@ def group_section(group: str, default: str) -> list[str]:
 
 
 def settings_of_compare() -> list[str]:
-    """From the docstring of `compare.compare`."""
-    text = (compare.compare.__doc__ or "").split("Args:")[1].split("Raises:")[0]
+    """From the docstring of `comparison.compare`."""
+    text = (comparison.compare.__doc__ or "").split("Args:")[1].split("Raises:")[0]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", text, re.MULTILINE | re.DOTALL)
     return [
         wrapped(f"- **`{name}`**. {told[0].upper()}{one_line(told[1:])}", "  ")
@@ -227,10 +228,10 @@ def page() -> str:
     chosen: dict[str, str] = {}
     for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
         chosen |= entry if isinstance(entry, dict) else {}
-    ledger = documented(Path(trials.__file__))
+    ledger = documented(Path(tuning.__file__))
     order = [
         key_entry(field.name, field.type, field.default, ledger["Order"][field.name].replace("`SAMPLERS`", "below"))
-        for field in fields(trials.Order) if field.name != "words"
+        for field in fields(tuning.Order) if field.name != "words"
     ]  # fmt: skip
     lines = [HEAD, "## Keys", "", *keys_of(Config), "", "## Groups", ""]
     for group in GROUPS:

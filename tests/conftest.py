@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For comparisons whose figures nobody looks at: they take seconds."""
-    monkeypatch.setattr("cnnbench.figures.draw", lambda *_: [])
+    monkeypatch.setattr("cnnbench.report.figures.draw", lambda *_: [])
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.compose import CONF, GROUPS
-from cnnbench.schema import Config
+from cnnbench.config.compose import CONF, GROUPS
+from cnnbench.config.schema import Config
 
 COMMAND = "python scripts/configuration_page.py"
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
-from cnnbench.build import Spec, build
-from cnnbench.compose import CONF, config_source
-from cnnbench.optim import averaged, averages, make_optimizer, split, take_back
-from cnnbench.schema import ConfigError
+from cnnbench.config.compose import CONF, config_source
+from cnnbench.config.targets import Spec, build
+from cnnbench.errors import ConfigError
+from cnnbench.training.optimizers import averaged, averages, make_optimizer, split, take_back
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -167,7 +167,7 @@ def test_split() -> None:
 def test_muon_without_hidden_weights() -> None:
     with pytest.raises(ConfigError, match="between the first and the last layer"):
         make_optimizer(spec("optimizer=muon"), nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2)))
-    with pytest.raises(ConfigError, match=r"optimizer: cnnbench\.optim\.Muon.*momentum"):
+    with pytest.raises(ConfigError, match=r"optimizer: cnnbench\.training\.optimizers\.Muon.*momentum"):
         make_optimizer(spec("optimizer=muon", "optimizer.momentum=-1"), network())
 
 

@@ -33,7 +33,11 @@ import pytest
 import torch
 from conftest import Result, write_images
 
-from cnnbench import cli, compose, figures, tune
+from cnnbench.cli import commands as cli_commands
+from cnnbench.cli import main
+from cnnbench.config import compose
+from cnnbench.report import figures
+from cnnbench.sweeps import tuning
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -225,7 +229,7 @@ class Reader:
 
     def cnnbench(self, words: list[str]) -> Result:
         self._capfd.readouterr()
-        code = cli.main(words)
+        code = main(words)
         if Path("runs").exists() and any(Path("runs").glob("*/curves.png")):
             self._patch.setattr(figures, "draw", lambda *comparison: [])
         result = Result(code, *self._capfd.readouterr())
@@ -257,12 +261,12 @@ class Reader:
         kind = kind_of(words)
         with self._patch.context() as patch:
             if kind == "tune":
-                patch.setattr(cli, "_images", lambda jobs: [])
-                patch.setattr(cli, "_import_beside", lambda: None)
-                patch.setattr(tune, "tune", lambda *plan: 0)
+                patch.setattr(cli_commands, "_images", lambda jobs: [])
+                patch.setattr(cli_commands, "_import_beside", lambda: None)
+                patch.setattr(tuning, "tune", lambda *plan: 0)
                 self.cnnbench(words)
             elif kind in DEPENDENT:
-                assert words[1:] == [] or parses(patch, lambda: cli.main(words))
+                assert words[1:] == [] or parses(patch, lambda: main(words))
             elif kind == "sweep":
                 self.look_up(words)
             elif kind in EARLY:
@@ -324,8 +328,8 @@ def parses(patch: pytest.MonkeyPatch, work: object) -> bool:
 def kind_of(words: list[str]) -> str:
     """The sub-command, an option that ends the command early, `sweep` or `train`."""
     early = [word for word in words if word in EARLY]
-    if words[0] in cli._COMMANDS or early:
-        return words[0] if words[0] in cli._COMMANDS else early[0]
+    if words[0] in cli_commands.COMMANDS or early:
+        return words[0] if words[0] in cli_commands.COMMANDS else early[0]
     return "sweep" if "-m" in words or any(word.startswith("experiment=") for word in words) else "train"
 
 
@@ -423,7 +427,7 @@ def test_every_command_is_run_somewhere() -> None:
         for step in steps(path.read_text())
         if isinstance(step, Command) and step.level == "run" and step.words[0] == "cnnbench"
     }
-    assert run >= {"train", "sweep", *cli._COMMANDS}
+    assert run >= {"train", "sweep", *cli_commands.COMMANDS}
 
 
 def anchors(path: Path) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.compose import CONF
+from cnnbench.config.compose import CONF
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT)
     (wheel,) = place.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
-        assert "cnnbench/report.html.j2" in content.namelist()
+        assert "cnnbench/report/report.html.j2" in content.namelist()
         packed = {name for name in content.namelist() if name.startswith("cnnbench/conf/")}
     configs = {f"cnnbench/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
     assert packed == configs

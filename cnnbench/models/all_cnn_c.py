@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from cnnbench.schema import ConfigError
+from cnnbench.errors import ConfigError
 
 
 class AllCNNC(nn.Sequential):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.build import build, check
-from cnnbench.schema import ConfigError
+from cnnbench.config.targets import build, check
+from cnnbench.errors import ConfigError
 
 
 class Ensemble(nn.Module):

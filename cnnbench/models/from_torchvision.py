@@ -3,7 +3,7 @@
 import torchvision
 from torch import nn
 
-from cnnbench.schema import ConfigError, nearest
+from cnnbench.errors import ConfigError, nearest
 
 NAMES: list[str] = torchvision.models.list_models(
     module=torchvision.models,

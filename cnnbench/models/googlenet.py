@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 from torchvision.models.googlenet import BasicConv2d
 
-from cnnbench.schema import ConfigError
+from cnnbench.errors import ConfigError
 
 
 class GoogLeNet(torchvision.models.GoogLeNet):  # type: ignore[misc]

@@ -5,7 +5,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from torch import nn
 
-from cnnbench.schema import ConfigError, nearest
+from cnnbench.errors import ConfigError, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,

@@ -10,14 +10,15 @@ from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_compare import made, write
+from made_records import made, write
 
-from cnnbench import record as records
 from cnnbench.cli import main
-from cnnbench.compose import CONF, GROUPS, config_source
-from cnnbench.images import digits
-from cnnbench.parts import check_parts
-from cnnbench.schema import ConfigError, Data
+from cnnbench.config.compose import CONF, GROUPS, config_source
+from cnnbench.config.schema import Data
+from cnnbench.data.images import digits
+from cnnbench.errors import ConfigError
+from cnnbench.results import identity
+from cnnbench.training.parts import check_parts
 
 QUICK = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -97,7 +98,7 @@ def test_records(record: Any, cut: int | None) -> None:
         write(folder, made("optimizer=sgd"))
         (folder / "changed").mkdir()
         (folder / "changed" / "record.json").write_text(json.dumps(record)[:cut])
-        with patch("cnnbench.figures.draw", return_value=[]):  # seconds
+        with patch("cnnbench.report.figures.draw", return_value=[]):  # seconds
             assert main(["compare", str(folder), "apart=true"]) == 0
         assert "sgd" in (folder / "comparison.csv").read_text()
     finally:
@@ -137,10 +138,10 @@ def test_identity(a: dict[str, str], b: dict[str, str], elsewhere: dict[str, str
 
     with config_source(None) as composer:
         first, second, moved = job(a, False), job(b, False), job(a | elsewhere, True)
-    ids = [records.run_id(j.config, j.choices["optimizer"], "f" * 16) for j in (first, second, moved)]
+    ids = [identity.run_id(j.config, j.choices["optimizer"], "f" * 16) for j in (first, second, moved)]
     assert ids[0] == ids[2]
     # What the two configs come to is compared, not what was typed: lr=0.01 is also sgd's default.
-    same = records.experiment(vars_of(first), "") == records.experiment(vars_of(second), "")
+    same = identity.experiment(vars_of(first), "") == identity.experiment(vars_of(second), "")
     assert (ids[0] == ids[1]) == (same and first.choices["optimizer"] == second.choices["optimizer"])
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from conftest import record, without_times
-from test_compare import made, write
+from made_records import made, write
 
-from cnnbench import checkpoint
-from cnnbench import record as records
-from cnnbench import run as run_module
-from cnnbench.loggers import TensorBoard
+from cnnbench.results import records
+from cnnbench.runtime import files
+from cnnbench.sweeps import run
+from cnnbench.training.loggers import TensorBoard
 
 WORDS = "data=digits data.limit=500 epochs=2 augment=document update=cag model.dropout=0.2"
 
@@ -34,7 +34,7 @@ def broken(kind: str, path: Path, write) -> None:
 
 def faulty(monkeypatch: pytest.MonkeyPatch, at: int | None, kind: str = "") -> list[Path]:
     """Lets write number `at` fail; returns the list that the writes' paths are added to."""
-    real = records.write_whole
+    real = files.write_whole
     seen: list[Path] = []
 
     def write_whole(path: Path, write) -> None:
@@ -43,8 +43,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, at: int | None, kind: str = "") -> l
         seen.append(path)
         real(path, write)
 
-    for module in (records, checkpoint):
-        monkeypatch.setattr(module, "write_whole", write_whole)
+    monkeypatch.setattr(files, "write_whole", write_whole)
     return seen
 
 
@@ -125,7 +124,7 @@ def test_out_of_memory_says_what_was_tried(command, here: Path, monkeypatch) -> 
     def too_much(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(run_module.Classifier, "training_step", too_much)
+    monkeypatch.setattr(run.Classifier, "training_step", too_much)
     result = command("data=digits epochs=1 batch_size=77")
     assert result.code == 1
     assert record(here)["status"] == "failed"

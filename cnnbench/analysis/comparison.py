@@ -1,0 +1,390 @@
+"""What do the records say, and with what certainty? Contestants, measures and verdicts. (imports no torch)
+
+Runs that differ only in their seed are one contestant. Contestants are put side by side only where data, split and
+validation source are the same.
+"""
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from cnnbench.analysis import ladder, stats, tuning
+from cnnbench.analysis.ladder import Ladder
+from cnnbench.analysis.stats import Pair
+from cnnbench.errors import ConfigError, RecordError, nearest
+from cnnbench.results import identity, records
+from cnnbench.results.records import Record
+
+_Plan = TypeVar("_Plan")
+
+MOST_PAIRED = 20
+"""With more contestants than this each is compared with the best one alone."""
+
+
+@dataclass
+class Contestant:
+    """One setting with all its seeds."""
+
+    label: str
+    runs: list[Record]
+    settings: int = 1
+    """How many settings were tried before this one was chosen (`by=`)."""
+    _measures: dict[float, list[dict[str, float | None]]] = field(default_factory=dict, repr=False)
+    """By target."""
+
+    @cached_property
+    def done(self) -> list[Record]:
+        """The runs that came to their end."""
+        return [run for run in self.runs if run["status"] == "done"]
+
+    def measured(self, measure: str, target: float = math.inf) -> list[float]:
+        """A measure of each finished run, by its name in `measure`."""
+        if target not in self._measures:
+            self._measures[target] = [measures(run, target) for run in self.done]
+        return [value for found in self._measures[target] if (value := found[measure]) is not None]
+
+    def by_seed(self, measure: str) -> dict[int, float]:
+        """A measure of each finished run by its seed."""
+        values = {run["config"]["seed"]: measures(run)[measure] for run in self.done}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def mean(self, measure: str) -> float | None:
+        """Mean over seeds; None if there is nothing to take it of."""
+        values = self.measured(measure)
+        return sum(values) / len(values) if values else None
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many runs ended how."""
+        return Counter(run["status"] for run in self.runs)
+
+    @property
+    def per_class(self) -> list[float | None]:
+        """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
+        columns = zip(*(run["test"]["per_class"] for run in self.done if run["test"]), strict=True)
+        return [None if None in column else sum(column) / len(column) for column in columns]
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Test images of all seeds together by true class (rows) and predicted class (columns)."""
+        tables = [run["test"]["confusion"] for run in self.done if run["test"]]
+        return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+
+def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
+    """What is measured of a finished run.
+
+    Args:
+        run: its record.
+        target: a validation accuracy from 0 to 1.
+
+    Returns:
+        `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
+        of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
+        one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
+        `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained.
+    """
+    history, best = run["history"], run["best"]
+    selected = history[best["epoch"] - 1]
+    hit = next((i for i, row in enumerate(history) if row["val_acc"] >= target), None)
+    seconds = sum(row["seconds"] for row in history)
+    return {
+        "test_acc": run["test"]["acc"] if run["test"] else None,
+        "val_acc": best["val_acc"],
+        "final_val_acc": history[-1]["val_acc"],
+        "train_loss": history[-1]["train_loss"],
+        "gap": selected["train_acc"] - selected["val_acc"],
+        "best_epoch": best["epoch"],
+        "epochs": len(history),
+        "images_seen": history[-1]["images_seen"],
+        "seconds": seconds,
+        "images_per_second": history[-1]["images_seen"] / seconds if seconds else None,
+        "parameters": run["parameters"],
+        "target_epochs": math.inf if hit is None else hit + 1,
+        "target_images": math.inf if hit is None else history[hit]["images_seen"],
+        "target_seconds": math.inf if hit is None else sum(row["seconds"] for row in history[: hit + 1]),
+    }
+
+
+@dataclass
+class Comparison:
+    """Contestants that may be put side by side, the one with the best mean validation accuracy first."""
+
+    title: str
+    contestants: list[Contestant]
+    baseline: str | None = None
+    """The contestant that the others are compared with; None compares all pairs."""
+    given_target: float | None = None
+    ladder: Ladder | None = None
+    """What the contestants are the rungs of."""
+
+    @property
+    def measure(self) -> str:
+        """What the verdicts are about: `test_acc`, or `val_acc` where the test set stayed closed."""
+        return "test_acc" if any(c.measured("test_acc") for c in self.contestants) else "val_acc"
+
+    @property
+    def judged(self) -> str:
+        """The same in words."""
+        return "test accuracy" if self.measure == "test_acc" else "best validation accuracy"
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The verdicts, by `measure`."""
+        samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
+        run = self.contestants[0].runs[0]
+        images = run["data"]["sizes"]["test" if self.measure == "test_acc" else "val"]
+        only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
+        return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
+
+    @cached_property
+    def target(self) -> float:
+        """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches."""
+        if self.given_target is not None:
+            return self.given_target
+        means = [mean for c in self.contestants if (mean := c.mean("val_acc")) is not None]
+        return math.floor(100 * statistics.median(means)) / 100 if means else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """Two sentences for a person in a hurry."""
+        done = [c for c in self.contestants if c.done]
+        if len(done) < 2:
+            return "There are not two contestants with finished runs. So there is no verdict."
+        leader = next((c for c in done if c.label == self.baseline), done[0])
+        mean = leader.mean(self.measure)
+        head = f"{leader.label} has {'the best validation accuracy' if leader is done[0] else 'been named as baseline'}"
+        head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
+        if max(len(c.done) for c in done) < 2:
+            return f"{head}. One seed says nothing of how sure a difference is: run at least three, seed=0,1,2."
+        sides: dict[str, list[str]] = defaultdict(list)
+        for pair in self.pairs:
+            if leader.label in (pair.first, pair.second):
+                other = pair.second if pair.first == leader.label else pair.first
+                turned = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
+                verdict = pair.verdict if pair.first == leader.label else turned
+                hint = f" (about {pair.seeds_needed} seeds would settle it)" if pair.seeds_needed else ""
+                sides[verdict].append(other + hint)
+        told = [
+            f"{word} {_enumerate(sides[verdict])}"
+            for verdict, word in (("better", "better than"), ("worse", "worse than"))
+            if sides[verdict]
+        ]
+        head += f"; it is {' and '.join(told)}." if told else "; it is not shown to be better than any other."
+        if unsure := sides["not distinguishable"]:
+            return f"{head} Not distinguishable from it: {_enumerate(unsure)}."
+        return f"{head} {'Each of these differences' if len(done) > 2 else 'The difference'} is beyond noise."
+
+    @property
+    def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
+        """What documents claim of these contestants: (source, contestant, measure, claimed, measured)."""
+        found = []
+        for contestant in self.contestants:
+            run = contestant.runs[0]
+            for claim in run["config"].get("claims", []):
+                if all(run["choices"].get(group) == option for group, option in claim["match"].items()):
+                    measure = "val_acc" if claim["metric"] == "best_val_acc" else "test_acc"
+                    measured = contestant.measured(measure)
+                    found.append((claim["source"], contestant.label, measure, claim["value"], measured))
+        return found
+
+
+def _enumerate(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+@dataclass
+class Tuning:
+    """How the contestants' settings were found."""
+
+    plan: tuning.Plan
+    entries: list[tuning.Entry] = field(default_factory=list)
+
+    @cached_property
+    def curves(self) -> dict[str, list[float]]:
+        """Expected best validation accuracy of 1, 2, ... trials; a diverged trial counts as 0."""
+        results = {e.tuned.label: [trial.val_acc or 0.0 for trial in e.ended] for e in self.entries}
+        return {label: stats.expected_best(found) for label, found in results.items() if found}
+
+    @property
+    def flips(self) -> str:
+        """Who leads at which number of trials, in words."""
+        found = stats.leaders(self.curves)
+        if len(self.curves) < 2 or not found:
+            return ""
+        then = [f"{label} from {n} on" for n, label in found[1:]]
+        first = f"With one trial {found[0][1]} leads"
+        return f"{first}, {', '.join(then)}." if then else f"{first}, and with any other number of trials too."
+
+
+def load(folders: Iterable[Path]) -> list[Record]:
+    """All records below `folders`, each once; what can't be read is named on the screen and left out.
+
+    Trials of a tuning are left out too: they are in its ledger. Each record gets a `folder`.
+
+    Raises:
+        ConfigError: a folder isn't there, or there is no record at all.
+    """
+    found: dict[Path, Record] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder.")
+        tried = folder / tuning.FOLDER if (folder / tuning.FILE).exists() else None
+        for path in records.find(folder):
+            if tried is None or tried not in path.parents:
+                try:
+                    found[path.resolve()] = records.read(path) | {"folder": path.parent}
+                except RecordError as error:
+                    _say_left_out(error)
+    if not found:
+        raise ConfigError(f"{', '.join(map(str, folders))}: no records there (runs/NAME/RUN/record.json).")
+    return list(found.values())
+
+
+def load_tuning(folder: Path) -> Tuning | None:
+    """The tuning whose folder this is, if it is one; a damaged plan is named on the screen and left out."""
+    plan = _or_left_out(tuning.read, folder)
+    return None if plan is None else Tuning(plan, tuning.ledger(folder, plan))
+
+
+def load_ladder(folder: Path) -> Ladder | None:
+    """The ladder whose folder this is, in the same way."""
+    return _or_left_out(ladder.read, folder)
+
+
+def _or_left_out(read: Callable[[Path], _Plan | None], folder: Path) -> _Plan | None:
+    try:
+        return read(folder)
+    except ConfigError as error:
+        _say_left_out(error)
+        return None
+
+
+def _say_left_out(error: Exception) -> None:
+    Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+
+
+def compare(
+    runs: list[Record],
+    by: str | None = None,
+    baseline: str | None = None,
+    target: float | None = None,
+    apart: bool = False,
+    ladder: Ladder | None = None,
+) -> list[Comparison]:
+    """Groups runs into contestants.
+
+    Args:
+        runs: the records.
+        by: a config group; of all settings with the same option of it only the one with the best mean validation
+            accuracy is kept.
+        baseline: the label of the contestant that all others are compared with.
+        target: validation accuracy whose cost is shown.
+        apart: runs that can't stand in one table get a table for each data, split and validation source.
+        ladder: its rungs lend their names to the contestants.
+
+    Raises:
+        ConfigError: there is no such group or baseline, or the runs can't stand in one table.
+    """
+    groups = sorted({group for run in runs for group in run["choices"]})
+    if by is not None and by not in groups:
+        raise ConfigError(f"by={by}: not a group of these runs.{nearest(by, groups)}")
+    settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        parts = identity.experiment(run["config"], run["data"]["fingerprint"])
+        seed = parts.pop("seed")
+        seeds = settings[_setting(run)][identity.canonical(parts)]
+        if seed not in seeds or run["status"] == "done":  # the same run in two folders is one run
+            seeds[seed] = run
+    if len(settings) > 1 and not apart:
+        raise ConfigError(
+            f"data, split or validation source differ, so these runs can't stand in one table: "
+            f"{' | '.join(sorted(settings))}. apart=true makes a table for each."
+        )
+    comparisons = []
+    for title, contestants in settings.items():
+        ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
+        labels = _labels([seeds[0] for seeds in ordered])
+        if ladder is not None:
+            labels = [
+                ladder.labels.get(seeds[0]["run_id"], label) for label, seeds in zip(labels, ordered, strict=True)
+            ]
+        labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
+        labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
+        shown = labelled if by is None else _best(labelled, by)
+        comparisons.append(Comparison(title, shown, None, target, ladder))
+    if baseline is not None:
+        for comparison in comparisons:
+            if baseline in (labels := [c.label for c in comparison.contestants]):
+                comparison.baseline = baseline
+            elif len(comparisons) == 1:
+                raise ConfigError(f"baseline={baseline}: not a contestant.{nearest(baseline, labels)}")
+        if not any(comparison.baseline for comparison in comparisons):
+            raise ConfigError(f"baseline={baseline}: not a contestant of any of these {len(comparisons)} tables.")
+    return sorted(comparisons, key=lambda comparison: comparison.title)
+
+
+def _setting(run: Record) -> str:
+    """What must be equal for two runs to be compared, in words."""
+    data, config = run["data"], run["config"]["data"]
+    sizes = data["sizes"]
+    if run["protocol"]["validation"] == "test":
+        split = f"{sizes['train']:,} training images; VALIDATION IS THE TEST SET ({sizes['test']:,} images)"
+    else:
+        split = f"{sizes['train']:,} training, {sizes['val']:,} validation, {sizes['test']:,} test images"
+    limit = "" if config["limit"] is None else f", limit {config['limit']}"
+    shape = "x".join(map(str, data["shape"]))
+    name = f"folder {Path(config['root']).name}" if data["name"] == "folder" else data["name"]
+    return f"{name} ({data['fingerprint'][:6]}{limit}), {shape}, {split}"
+
+
+def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
+    chosen: dict[str, Contestant] = {}
+    counts = Counter(c.runs[0]["choices"].get(by, "none") for c in contestants)
+    for contestant in contestants:  # best first
+        option = contestant.runs[0]["choices"].get(by, "none")
+        chosen.setdefault(option, contestant).settings = counts[option]
+    return list(chosen.values())
+
+
+def _labels(runs: list[Record]) -> list[str]:
+    """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
+    elsewhere = {"optimizer", "model", "experiment", "hardware", "logger"}
+    groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - elsewhere)]
+    # An older record lacks the groups that came later, and had none of what they add.
+    options = {group: [run["choices"].get(group, "none") for run in runs] for group in groups}
+    varying = [group for group in groups if len(set(options[group])) > 1] or ["optimizer"]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i in range(len(runs)):
+        words = (f"{'' if group in groups[:2] else f'{group}='}{options[group][i]}" for group in varying)
+        alike[" ".join(words)].append(i)
+    labels = [""] * len(runs)
+    for name, same in alike.items():
+        flat = [identity.flat(identity.experiment(runs[i]["config"], "")) | _source(runs[i]) for i in same]
+        values: dict[str, set[str]] = defaultdict(set)
+        for config in flat:
+            for key, value in config.items():
+                values[key].add(json.dumps(value))
+        missing = {key for key in values if any(key not in config for config in flat)}
+        differing = sorted(k for k in values if (len(values[k]) > 1 or k in missing) and k not in _UNTOLD)
+        for i, config in zip(same, flat, strict=True):
+            told = (f"{key.removeprefix('optimizer.').removeprefix('model.')}={config.get(key)}" for key in differing)
+            labels[i] = " ".join([name, *told])
+    return labels
+
+
+_UNTOLD = ("seed", "model.init_digest")
+
+
+def _source(run: Record) -> dict[str, str]:
+    """The run that a model's first weights come from, by its name."""
+    path = Path(run["config"]["model"].get("init_from") or "none")
+    return {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}

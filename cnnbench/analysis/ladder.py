@@ -1,0 +1,127 @@
+"""Which additions to a recipe pay? The plan of a ladder, and how a rung is judged. (imports no torch)
+
+Each rung adds something to what the rungs below it have left, and stays if that pays. It is a greedy search: what was
+left out is not tried again, unless a later rung names it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cnnbench.analysis import stats
+from cnnbench.config.compose import Job
+from cnnbench.errors import ConfigError
+from cnnbench.runtime import files
+
+FILE = "ladder.json"
+"""In the folder of the rungs' runs."""
+
+VERSION = 1
+
+JobsOf = Callable[[list[str]], list[Job]]
+"""Gives the jobs, one for each seed, of what was typed with more words behind it."""
+
+START = "start"
+"""The name of the recipe to which nothing was added."""
+
+
+@dataclass
+class Rung:
+    """One addition, with its runs."""
+
+    name: str
+    words: list[str]
+    """What it adds, as typed."""
+    runs: list[str]
+    """Ids of its runs, one for each seed."""
+    kept: bool | None = None
+    """None: not decided yet."""
+
+
+@dataclass
+class Ladder:
+    """The rungs that were tried, the first one being the start."""
+
+    rungs: list[Rung]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The name of the rung that a run belongs to, by run id; the lowest one's where a rung changed nothing."""
+        return {run_id: rung.name for rung in reversed(self.rungs) for run_id in rung.runs}
+
+    def below(self, i: int) -> Rung | None:
+        """What rung `i` stands on: the last one below that was kept."""
+        return next((rung for rung in reversed(self.rungs[:i]) if rung.kept), None)
+
+    @property
+    def top(self) -> list[str]:
+        """All that was kept, as typed."""
+        return [word for rung in self.rungs if rung.kept for word in rung.words]
+
+    def write(self, folder: Path) -> None:
+        """Writes it to `folder`, whole."""
+        text = json.dumps({"schema_version": VERSION} | asdict(self), indent=1)
+        files.write_whole(folder / FILE, lambda file: file.write(text.encode()))
+
+
+def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
+    """The start's jobs, and those of each rung if all below it were kept.
+
+    Raises:
+        ConfigError: something else than seeds is swept, or a rung is not legal or changes more than a recipe.
+    """
+    start = jobs_of([])
+    if swept := _beside_seeds(start):
+        raise ConfigError(f"{swept}: a ladder sweeps over seeds alone.")
+    if len(start) < 2:
+        raise ConfigError("seed: a ladder needs several, such as seed=0,1,2: one can't show that a rung pays.")
+    rungs = [start]
+    added: list[str] = []
+    for name, words in start[0].config.ladder.items():
+        added += words
+        try:
+            jobs = jobs_of(added)
+            if swept := _beside_seeds(jobs):
+                raise ConfigError(f"{swept}: a rung is no sweep.")
+            if replace(jobs[0].config.data, normalize="none") != replace(start[0].config.data, normalize="none"):
+                raise ConfigError("of the data a rung may change data.normalize alone.")
+        except ConfigError as error:
+            raise ConfigError(f"ladder, {name}: {error}") from None
+        rungs.append(jobs)
+    return rungs
+
+
+def _beside_seeds(jobs: list[Job]) -> str | None:
+    """What is swept besides the seed."""
+    return next((word for job in jobs for word in job.overrides if not word.startswith("seed=")), None)
+
+
+def judge(without: Mapping[int, float], with_it: Mapping[int, float], images: int) -> stats.Pair:
+    """Whether an addition pays: it does if its verdict is `better`, as everywhere by a t-test paired by seed.
+
+    Args:
+        without: best validation accuracy by seed.
+        with_it: the same.
+        images: validation images.
+    """
+    (pair,) = stats.verdicts({"with": with_it, "without": without}, resolution=1 / max(images, 1))
+    return pair
+
+
+def read(folder: Path) -> Ladder | None:
+    """The ladder in `folder`, if there is one.
+
+    Raises:
+        ConfigError: it is damaged, or was written by another version.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        if found["schema_version"] != VERSION:
+            raise ConfigError(f"{path}: schema_version {found['schema_version']}; this cnnbench reads {VERSION}.")
+        return Ladder([Rung(**rung) for rung in found["rungs"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: edited or damaged ({type(error).__name__}: {error}).") from None

@@ -1,0 +1,35 @@
+"""The command `cnnbench` and its exit codes."""
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from cnnbench.cli.commands import COMMANDS, train
+from cnnbench.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    pass
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command. Returns its exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM."""
+    words = sys.argv[1:] if words is None else words
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if words and words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:])
+        if words and "=" not in words[0] and words[0][0] not in "-~":
+            raise ConfigError(f"{words[0]}: neither a command nor KEY=VALUE.{nearest(words[0], list(COMMANDS))}")
+        return train(words)
+    except ConfigError as error:
+        print(f"cnnbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cnnbench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"cnnbench: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,106 @@
+"""What can come next on the command line? Candidates for bash, zsh and fish. (imports no torch)
+
+Hydra's own completion is not used: it knows neither commands nor `a,b`, and offers keys that are refused here.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from cnnbench.analysis.tuning import SAMPLERS
+from cnnbench.config.compose import GROUPS, config_source
+from cnnbench.errors import ConfigError
+
+SCRIPTS = {
+    "bash": """\
+_cnnbench() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    mapfile -t COMPREPLY < <("$1" --complete "$line" 2>/dev/null)
+    # bash takes a word to end at =
+    [[ ${line##* } == *=* && $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#*=}")
+    [[ ${COMPREPLY[0]} == *[=.] || ${COMPREPLY[0]} == *"["* ]] && compopt -o nospace
+}
+complete -o default -F _cnnbench cnnbench
+""",
+    "zsh": """\
+_cnnbench() {
+    local -a found=(${(f)"$($words[1] --complete "${words[1,CURRENT-1]} $PREFIX" 2>/dev/null)"})
+    if (( $#found )); then
+        compadd -S '' -- ${(M)found:#*[=.]}
+        compadd -- ${found:#*[=.]}
+    else
+        compset -P '*='
+        _files
+    fi
+}
+compdef _cnnbench cnnbench
+""",
+    "fish": """\
+function __cnnbench
+    set -l found (cnnbench --complete (commandline -cp | string collect) 2>/dev/null)
+    and test (count $found) -gt 0
+    and printf '%s\\n' $found
+    or complete -C "'' "(commandline -ct)
+end
+complete -c cnnbench -f -a '(__cnnbench)'
+""",
+}
+"""What each shell evaluates. Where nothing is offered, it completes the names of files."""
+
+OPTIONS = {
+    "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
+    "compare": ("--json", "--cfg", "--help"),
+    "list": ("--json", "--cfg", "--help"),
+    "predict": ("--cfg", "--help"),
+    "preview": ("--cfg", "--config-dir", "--help"),
+    "show": ("--json", "--cfg", "--help"),
+    "tune": ("--cfg", "--config-dir", "--help"),
+}
+"""By command; the one without a name trains."""
+
+_SETTINGS = {"compare": ("by=", "baseline=", "target=", "apart="), "tune": ("trials=", "seeds=", "sampler=", "space=")}
+_VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
+
+
+def candidates(line: str) -> list[str]:
+    """What the last word of `line` can become, where `line` is all that stands left of the cursor."""
+    *before, word = line.split()[1:] + [""] * (line[-1:].isspace() or len(line.split()) < 2)
+    command = before[0] if before and before[0] in OPTIONS else ""
+    if before and before[-1] in _VALUES:
+        found: Iterable[str] = _VALUES[before[-1]]
+    elif word.startswith("-"):
+        found = OPTIONS[command]
+    elif command in ("", "preview", "tune"):
+        found = _overrides(command, before, word)
+    elif word.startswith("by="):
+        found = (f"by={group}" for group in GROUPS)
+    else:  # files, unless a setting has been begun
+        found = _SETTINGS.get(command, ()) if word else ()
+    return sorted(each for each in set(found) if each.startswith(word))
+
+
+def _overrides(command: str, before: list[str], word: str) -> list[str]:
+    key, equals, _ = word.partition("=")
+    settings = _SETTINGS.get(command, ())
+    folder = before[before.index("--config-dir") + 1] if "--config-dir" in before else None
+    with config_source(None if folder is None else Path(folder).expanduser()) as composer:
+        options = {**composer.options, "sampler": list(SAMPLERS)}
+        if equals and (key in GROUPS or f"{key}=" in settings):
+            head = word[: max(map(word.rfind, "=,[")) + 1]
+            return [head + option for option in options.get(key, ())]
+        words = [each for each in before if "=" in each and f"{each.partition('=')[0]}=" not in settings]
+        try:
+            config = composer.config(words)
+        except ConfigError:  # of a word that was typed before this one
+            config = composer.config([])
+    if equals:
+        flag = isinstance(OmegaConf.select(config, key), bool)
+        return [f"{key}=true", f"{key}=false"] if flag else []
+    parent, dot, _ = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if dot else config
+    if not isinstance(node, DictConfig):
+        return []
+    found = [f"{parent}{dot}{name!s}{'.' if OmegaConf.is_dict(node[name]) else '='}" for name in node]
+    top = [*(f"{group}=" for group in GROUPS), *settings, *(OPTIONS if not before else ())]
+    return found if dot else [*found, *filter(None, top)]

@@ -1,0 +1,337 @@
+"""How do the words on the command line become checked configs? (imports Hydra and OmegaConf only)
+
+Hydra's grammar, groups and search path are used as they are; its job runner is not, since that one writes folders of
+its own, starts jobs before all of them are checked, and ends a sweep at the first failure.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cnnbench.config.schema import Config
+from cnnbench.errors import ConfigError, nearest
+
+_PACKAGE = Path(__file__).parent.parent
+CONF = next(f for f in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (f / "config.yaml").exists()).resolve()
+"""The configs: inside an installed package, or beside it in a checkout."""
+
+GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
+KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
+_OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any]), "search.optimizer")
+"""Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
+the judge."""
+
+_SUMS = ("augment", "logger", "regularizer")
+"""Groups of which several options may be taken together: regularizer=[l2,dropout]."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that was asked for."""
+
+    config: Config
+    choices: dict[str, str]
+    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
+    overrides: tuple[str, ...]
+    """What sets this job apart from the others of its sweep."""
+
+
+def as_yaml(config: Config | dict[str, Any]) -> str:
+    """As `--cfg job` prints it and `config.yaml` keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.create(config if isinstance(config, dict) else asdict(config)))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One of Hydra's launchers, by which runs get to other machines."""
+
+    name: str
+    config: DictConfig
+    """As the launcher wants it: all of it, with the node `hydra`."""
+    loader: ConfigLoader
+
+
+_EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""The launchers that are tried, and the extra that installs each."""
+
+
+@contextmanager
+def config_source(config_dir: Path | None) -> Iterator["Composer"]:
+    """The built-in configs, and the user's own from `config_dir` behind them. One may be used inside another.
+
+    Raises:
+        ConfigError: there is no such folder, or one of its files has the name of a built-in one.
+    """
+    search: list[str] = []
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        for path in sorted(config_dir.rglob("*.yaml")):
+            name = path.relative_to(config_dir)
+            if (CONF / name).exists():
+                raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
+        search.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
+    hydra = GlobalHydra.instance()
+    outer = hydra.hydra
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
+            yield Composer(GlobalHydra.instance().config_loader(), search)
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+class Composer:
+    """Turns lists of overrides into configs. Made by `config_source`."""
+
+    def __init__(self, loader: ConfigLoader, search: list[str]) -> None:
+        self._search = search
+        self._loader = loader
+        self._parser = OverridesParser.create(config_loader=loader)
+        # The loader learns the user's folder only while it composes, so the folder is listed here.
+        self._own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
+        self.options = {
+            group: sorted({file.stem for root in (CONF, *self._own) for file in (root / group).glob("*.yaml")})
+            for group in (*GROUPS, "space")
+        }
+
+    def jobs(self, words: Iterable[str], multirun: bool) -> list[Job]:
+        """The jobs that `words` ask for, in Hydra's order (the last key moves fastest), all of them checked.
+
+        Args:
+            words: overrides in Hydra's grammar.
+            multirun: `-m` was given. An experiment that is a sweep needs none.
+
+        Raises:
+            ConfigError: one line that names the key, the value and what is allowed.
+        """
+        overrides = self._parse(words)
+        swept = [o for o in overrides if o.is_sweep_override()]
+        fixed = _words(o for o in overrides if not o.is_sweep_override())
+        of_experiments = [o for o in swept if o.key_or_group == "experiment"]
+        if of_experiments and multirun:
+            rest = _words(o for o in overrides if o.key_or_group != "experiment")
+            return [job for word in self._values(of_experiments[-1]) for job in self.jobs([*rest, word], multirun)]
+
+        composed = self._compose(fixed)
+        hydra = composed.hydra
+        sweep = {o.key_or_group: o for o in self._sweep_of_experiment(hydra)}
+        if swept and not (multirun or hydra.mode == RunMode.MULTIRUN):
+            word = swept[0].input_line
+            raise ConfigError(f"{word}: several values are a sweep: add -m. (A list is written [a,b].)")
+        for override in overrides:
+            sweep.pop(override.key_or_group, None)
+        sweep |= {o.key_or_group: o for o in swept}
+        if not sweep:
+            return [self._job(composed, fixed, ())]
+        combinations = itertools.product(*(self._values(o) for o in sweep.values()))
+        return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
+
+    def config(self, words: Iterable[str]) -> DictConfig:
+        """The composed config that `words` set, without what is swept, and without any check of ours."""
+        return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
+
+    def space(self, name: str) -> Any:
+        """What the file `space/NAME.yaml` says, as plain Python; None if there is no such file."""
+        for root in (CONF, *self._own):
+            if (path := root / "space" / f"{name}.yaml").exists():
+                try:
+                    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+                except (OmegaConfBaseException, YAMLError, OSError) as error:
+                    raise ConfigError(f"{path}: can't be read ({_one_line(error)}).") from None
+        return None
+
+    def engine(self, words: Iterable[str]) -> Engine | None:
+        """The launcher that `words` ask for with `hydra/launcher=`; None if the runs stay in this process."""
+        overrides = self._parse(words)
+        name = next((str(o.value()) for o in overrides if o.key_or_group == "hydra/launcher"), "basic")
+        if name == "basic":
+            return None
+        fixed = _words(o for o in overrides if not o.is_sweep_override())
+        composed = self._compose(fixed)
+        folder = (Path(composed.runs_dir).expanduser() / composed.name / ".launcher").absolute()
+        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null"]
+        return Engine(
+            name, self._compose([*quiet, f"hydra.sweep={{dir: '{quoted}', subdir: .}}", *fixed]), self._loader
+        )
+
+    def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
+        params = hydra.sweeper.params or {}
+        if hydra.mode != RunMode.MULTIRUN:
+            return []
+        return self._parse(f"{key}={value}" for key, value in params.items())
+
+    def _parse(self, words: Iterable[str]) -> list[Override]:
+        overrides = []
+        for word in words:
+            try:
+                override = self._parser.parse_override(word)
+            except HydraException as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"{word}: not of the form key=value ({reason}).") from None
+            if _is_open(override.key_or_group) and not word.startswith(("+", "~")):
+                override = self._parser.parse_override(f"++{word}")
+            self._check(override)
+            if not (override.key_or_group == "experiment" and override.value() is None):  # null: no experiment
+                overrides.append(override)
+        return overrides
+
+    def _check(self, override: Override) -> None:
+        key = override.key_or_group
+        head = re.split(r"[./]", key)[0]
+        word = (override.input_line or "").lstrip("+")
+        if key == "hydra/launcher":
+            self._check_launcher(word, override.value())
+        if head == "hydra":
+            return
+        if head not in GROUPS + KEYS:
+            raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
+        if key in GROUPS:
+            values = self._options_of(override)
+            if key == "experiment" and values == [None]:
+                return
+            if override.is_delete() or None in values:
+                raise ConfigError(f"{word}: {key} can't be empty. Allowed: {', '.join(self.options[key])}.")
+            if isinstance(override.value(), list) and key not in _SUMS:
+                raise ConfigError(f"{word}: {key} takes one option. Allowed: {', '.join(self.options[key])}.")
+            for value in values:
+                if str(value) not in self.options[key]:
+                    problem = f"{key} has no option '{value}'"
+                    raise ConfigError(f"{word}: {problem}.{nearest(str(value), self.options[key])}")
+        elif key != head and ("/" in key or not _is_open(key)):
+            of_group = {field.name: field.type for field in fields(Config)}.get(head)
+            allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
+            if key not in allowed:
+                raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, allowed)}")
+
+    def _check_launcher(self, word: str, name: Any) -> None:
+        if name in self._loader.get_group_options("hydra/launcher"):
+            return
+        if name in _EXTRAS:
+            raise ConfigError(f"{word}: its plugin is missing: pip install 'cnnbench[{_EXTRAS[name]}]'.")
+        raise ConfigError(f"{word}: there is no such launcher.{nearest(str(name), ['basic', *_EXTRAS])}")
+
+    def _options_of(self, override: Override) -> list[Any]:
+        if override.is_sweep_override():
+            return [v for word in self._values(override) for v in self._options_of(self._parser.parse_override(word))]
+        value = override.value()
+        return value if isinstance(value, list) else [value]
+
+    @staticmethod
+    def _values(override: Override) -> list[str]:
+        """A sweep as single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
+        if not override.is_sweep_override():  # one value in an experiment's list of sweeps
+            return [override.input_line or ""]
+        sweep = override.value()
+        if not isinstance(sweep, Sweep) or not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c.")
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+    def _compose(self, words: list[str]) -> DictConfig:
+        try:
+            return compose("config", [*self._search, *words], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_one_line(error)) from None
+
+    def _member(self, name: Any) -> Any:
+        """The config of an ensemble's member, which is named by its option of the group `model`."""
+        if not isinstance(name, str):
+            return name
+        for folder in (CONF, *self._own):
+            if (path := folder / "model" / f"{name}.yaml").exists() and name != "ensemble":
+                return OmegaConf.to_container(OmegaConf.load(path))
+        allowed = [option for option in self.options["model"] if option != "ensemble"]
+        raise ConfigError(f"model.members: there is no model '{name}'.{nearest(name, allowed)}")
+
+    def _job(self, composed: DictConfig, fixed: list[str], combination: tuple[str, ...]) -> Job:
+        choices = composed.hydra.runtime.choices
+        try:
+            config = OmegaConf.to_object(_without_hydra(composed))
+        except OmegaConfBaseException as error:
+            raise ConfigError(_one_line(error)) from None
+        assert isinstance(config, Config)
+        _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
+        if "members" in config.model:
+            config.model["members"] = [self._member(name) for name in config.model["members"]]
+        if config.size == "small":
+            small = config.small
+            config.data.limit = min(config.data.limit or small.limit, small.limit)
+            config.epochs = min(config.epochs, small.epochs)
+        taken = {group: str(choices[group]) for group in GROUPS if choices.get(group) is not None}
+        for override in self._parse([*fixed, *combination]):  # Hydra doesn't tell when a group has several options
+            if override.key_or_group in _SUMS and isinstance(override.value(), list):
+                taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
+        return Job(config, taken, tuple(word.lstrip("+") for word in combination))
+
+
+def _is_open(key: str) -> bool:
+    return key.startswith(tuple(f"{group}." for group in _OPEN))
+
+
+def _words(overrides: Iterable[Override]) -> list[str]:
+    return [override.input_line or "" for override in overrides]
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def _settle_lr(config: Config, given_in_group: bool) -> None:
+    """One learning rate, in both places: `lr=`, or else the optimizer's own."""
+    own = config.optimizer.get("lr")
+    if own is not None:
+        try:
+            own = float(own)
+        except (TypeError, ValueError):
+            raise ConfigError(f"optimizer.lr={own}: must be a number above 0.") from None
+    if config.lr is None:
+        config.lr = own
+        config.__post_init__()
+    elif given_in_group and own != config.lr:
+        raise ConfigError(f"lr={config.lr:g} and optimizer.lr={own}: give one learning rate, as lr=.")
+    if config.lr is not None:
+        config.optimizer["lr"] = config.lr
+
+
+_KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's or OmegaConf's complaint in our form: file, key, value, what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key, message, file = getattr(cause, "full_key", None), str(cause), ""
+    if match := re.match(r"In '(.*)': \w+ raised while composing config:\n(?s:(.*\n +full_key: (\S+).*))", message):
+        file, message, key = f"{match[1]}.yaml: ", match[2], match[3]
+    return file + _told(key, message)
+
+
+def _told(key: str | None, message: str) -> str:
+    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
+    if match := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"{key}={match[1]}: must be true or false."
+    if "ict[str, List[str]]" in message:
+        return f"{key}: must be a list of overrides for each name, such as {{faster: [lr=0.1]}}."
+    if "is not a ListConfig" in message:
+        return f"{key}: must be a list, such as [a,b]."
+    if "is not Optional" in message or "is not optional" in message:
+        return f"{key}=null: can't be empty."
+    return " ".join(line.strip() for line in message.splitlines()[:1])

@@ -1,0 +1,142 @@
+"""The classes and functions that a YAML file names as `_target_`: found, checked and called. (imports no torch)"""
+
+import inspect
+from typing import Any, get_type_hints
+
+from hydra.utils import get_object, instantiate
+
+from cnnbench.errors import ConfigError, nearest
+
+Spec = dict[str, Any]
+"""A group's config: `_target_` and the arguments of what it names. `_target_: null` is nothing at all."""
+
+PUBLIC = (
+    "cnnbench.data.archives.cifar10",
+    "cnnbench.data.archives.cifar100",
+    "cnnbench.data.archives.fashion_mnist",
+    "cnnbench.data.archives.mnist",
+    "cnnbench.data.archives.svhn",
+    "cnnbench.data.images.digits",
+    "cnnbench.data.images.folder",
+    "cnnbench.models.AllCNNC",
+    "cnnbench.models.DeepOBS3c3d",
+    "cnnbench.models.Ensemble",
+    "cnnbench.models.GoogLeNet",
+    "cnnbench.models.PlainCNN",
+    "cnnbench.models.ResNet18",
+    "cnnbench.models.ResNet20",
+    "cnnbench.models.VGG16BN",
+    "cnnbench.models.torchvision_model",
+    "cnnbench.training.loggers.TensorBoard",
+    "cnnbench.training.loggers.Wandb",
+    "cnnbench.training.optimizers.Muon",
+    "cnnbench.training.schedules.exponential",
+    "cnnbench.training.schedules.redwood",
+)
+"""What of cnnbench a YAML file may name. Beside `cnnbench/__init__.py` nothing else is public."""
+
+MOVED = {
+    "cnnbench.archives.cifar10": "cnnbench.data.archives.cifar10",
+    "cnnbench.archives.cifar100": "cnnbench.data.archives.cifar100",
+    "cnnbench.archives.fashion_mnist": "cnnbench.data.archives.fashion_mnist",
+    "cnnbench.archives.mnist": "cnnbench.data.archives.mnist",
+    "cnnbench.archives.svhn": "cnnbench.data.archives.svhn",
+    "cnnbench.images.digits": "cnnbench.data.images.digits",
+    "cnnbench.images.folder": "cnnbench.data.images.folder",
+    "cnnbench.loggers.TensorBoard": "cnnbench.training.loggers.TensorBoard",
+    "cnnbench.loggers.Wandb": "cnnbench.training.loggers.Wandb",
+    "cnnbench.optim.Muon": "cnnbench.training.optimizers.Muon",
+    "cnnbench.schedule.exponential": "cnnbench.training.schedules.exponential",
+    "cnnbench.schedule.redwood": "cnnbench.training.schedules.redwood",
+}
+"""Former names of these. Users' files may still use them, and a run's identity is taken with them, so that a move
+changes no run id."""
+
+_FORMER = {name: former for former, name in MOVED.items()}
+_HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
+
+
+def locate(name: str) -> Any:
+    """The class or function of this full name, such as `torch.optim.Adam`.
+
+    Raises:
+        Exception: there is none; whatever importing it raises.
+    """
+    return get_object(MOVED.get(name, name))
+
+
+def identity_of(target: Any) -> Any:
+    """The name by which a `_target_` enters a run's identity: the one that it had first."""
+    return _FORMER.get(target, target)
+
+
+def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str) -> None:
+    """Checks that a `_target_` exists, is of the group's kind and takes its arguments.
+
+    A config can name any function on the machine; only what the group is for is ever called.
+
+    Args:
+        group: the config group, for the message.
+        spec: its config.
+        given: names of the arguments that cnnbench passes itself, in their order.
+        base: the class that the group's classes are of.
+        what: the same in words.
+
+    Raises:
+        ConfigError: one line that names key and value.
+    """
+    name = spec.get("_target_", "")
+    if name is None:
+        return
+    if not isinstance(name, str) or "." not in name:
+        raise ConfigError(f"{group}._target_={name}: must be the full name of a class, such as torch.optim.Adam.")
+    for key, value in spec.items():
+        if key.startswith("_") and key not in _HYDRAS:
+            raise ConfigError(f"{group}.{key}={value}: not accepted here.{nearest(key, _HYDRAS)}")
+    try:
+        target = locate(name)
+    except Exception:
+        raise ConfigError(f"{group}._target_={name}: there is no such class.") from None
+    made = target if inspect.isclass(target) else _returned(target)
+    if not inspect.isclass(made) or not issubclass(made, base):
+        raise ConfigError(f"{group}._target_={name}: must be {what}, or a function declared to return one.")
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = [key for key in parameters if key not in given]
+    for key, value in spec.items():
+        if not key.startswith("_") and key not in allowed:
+            raise ConfigError(f"{group}.{key}={value}: {name} takes no '{key}'.{nearest(key, allowed)}")
+    for key in allowed:
+        if parameters[key].default is inspect.Parameter.empty and key not in spec:
+            raise ConfigError(f"{group}.{key} is missing: {name} needs it.")
+
+
+def _returned(function: Any) -> Any:
+    try:
+        return get_type_hints(function).get("return")
+    except Exception:  # not a function, or its annotations don't resolve
+        return None
+
+
+def build(group: str, spec: Spec, *given: Any) -> Any:
+    """Makes the object: `_target_(*given, **arguments)`; None where `_target_` is null.
+
+    `_partial_: true`, as people write it for optimizers, changes nothing: the missing arguments are `given` here.
+
+    Raises:
+        ConfigError: the class refuses a value; the message is its own.
+    """
+    if spec.get("_target_") is None:
+        return None
+    called = {"_convert_": "all", "_recursive_": False} | {k: v for k, v in spec.items() if k != "_partial_"}
+    try:
+        return instantiate(called | {"_target_": MOVED.get(spec["_target_"], spec["_target_"])}, *given)
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        arguments = ", ".join(f"{key}={value}" for key, value in spec.items() if not key.startswith("_"))
+        raise ConfigError(
+            f"{group}: {spec['_target_']}({arguments}): {(str(cause) or type(cause).__name__).splitlines()[0]}"
+        ) from error

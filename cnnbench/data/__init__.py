@@ -1,0 +1,1 @@
+"""Readers of images, archives, the datamodule and augmentation."""

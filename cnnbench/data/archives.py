@@ -1,0 +1,323 @@
+"""Which archives can be read, and how are they fetched? Readers of published data sets. (imports no torch)
+
+The archives lie in `data.root` as torchvision downloads them. An absent one is downloaded, whole or not at all; md5
+sums are checked before anything is parsed. `data.md5` holds the sum of each file of the data set, in the order in which
+the reader names the files, separated by spaces; null checks nothing.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import math
+import os
+import pickle
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.config.schema import Data
+from cnnbench.data.images import Bytes, ImageSet, check_space, fitted, root_of
+from cnnbench.errors import ConfigError
+from cnnbench.runtime.progress import bar
+
+_TORONTO = ("https://www.cs.toronto.edu/~kriz/",)
+_MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+_ZALANDO = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+_STANFORD = ("http://ufldl.stanford.edu/housenumbers/",)
+
+_IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_DIGITS = tuple(str(digit) for digit in range(10))
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+# --- data sets
+
+
+def cifar10(data: Data) -> ImageSet:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32 RGB, ten classes.
+
+    Reads `data.root`/cifar-10-python.tar.gz.
+
+    Raises:
+        ConfigError: the archive is neither there nor can be downloaded, or it is not the one that `data.md5` names, or
+            not CIFAR-10's.
+    """
+    (archive,) = _archives(data, "cifar10", _TORONTO, ("cifar-10-python.tar.gz",))
+    train = tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6))
+    meta, test = "cifar-10-batches-py/batches.meta", "cifar-10-batches-py/test_batch"
+    return _cifar(data, archive, (meta, "label_names"), train, test, "labels")
+
+
+def cifar100(data: Data) -> ImageSet:
+    """CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32x32 RGB, its hundred fine classes.
+
+    Reads `data.root`/cifar-100-python.tar.gz.
+
+    Raises:
+        ConfigError: as `cifar10`.
+    """
+    (archive,) = _archives(data, "cifar100", _TORONTO, ("cifar-100-python.tar.gz",))
+    meta, train, test = (f"cifar-100-python/{name}" for name in ("meta", "train", "test"))
+    return _cifar(data, archive, (meta, "fine_label_names"), (train,), test, "fine_labels")
+
+
+def mnist(data: Data) -> ImageSet:
+    """MNIST (LeCun, Cortes and Burges 1998): 60,000 + 10,000 handwritten digits of 28x28 grey.
+
+    Reads four files in `data.root`: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz,
+    t10k-labels-idx1-ubyte.gz.
+
+    Raises:
+        ConfigError: a file is neither there nor can be downloaded, or it is not the one that `data.md5` names, or not a
+            whole idx file.
+    """
+    return _idx_set(data, "mnist", _MNIST, _DIGITS)
+
+
+def fashion_mnist(data: Data) -> ImageSet:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60,000 + 10,000 pieces of clothing of 28x28 grey, ten classes.
+
+    Reads four files in `data.root`, which have the same names as those of `mnist`.
+
+    Raises:
+        ConfigError: as `mnist`.
+    """
+    return _idx_set(data, "fashion_mnist", _ZALANDO, _CLOTHES)
+
+
+def svhn(data: Data) -> ImageSet:
+    """SVHN, cropped digits (Netzer et al. 2011): 73,257 + 26,032 house number digits of 32x32 RGB; without "extra".
+
+    Reads `data.root`/train_32x32.mat and test_32x32.mat, where the label 10 stands for the digit 0.
+
+    Raises:
+        ConfigError: a file is neither there nor can be downloaded, or it is not the one that `data.md5` names, or not
+            SVHN's.
+    """
+    train, test = _archives(data, "svhn", _STANFORD, ("train_32x32.mat", "test_32x32.mat"))
+    return _image_set(data, train.parent, *_mat(train), *_mat(test), _DIGITS)
+
+
+# --- formats
+
+
+def _cifar(
+    data: Data, archive: Path, names: tuple[str, str], train: tuple[str, ...], test: str, labels: str
+) -> ImageSet:
+    """The images of a tar file of pickles.
+
+    Args:
+        data: what was asked for.
+        archive: the tar file.
+        names: member and key of the class names.
+        train: members that hold training images, in order.
+        test: the member that holds the test images.
+        labels: the key of the labels in these members.
+    """
+
+    def pixels(batch: dict[str, Any]) -> Bytes:
+        return np.ascontiguousarray(np.asarray(batch["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+    try:
+        content = _pickles(archive, {names[0], *train, test})
+        arrays = (
+            np.concatenate([pixels(content[name]) for name in train]),
+            np.concatenate([np.asarray(content[name][labels]) for name in train]),
+            pixels(content[test]),
+            np.asarray(content[test][labels]),
+        )
+        classes = tuple(str(name) for name in content[names[0]][names[1]])
+    except Exception as error:  # damaged pickles raise anything
+        raise _damaged(archive, "this data set's python archive", error) from None
+    return _image_set(data, archive.parent, *arrays, classes)
+
+
+def _pickles(archive: Path, members: set[str]) -> dict[str, Any]:
+    """The unpickled `members`, found in one pass: going back in a tar.gz would unpack it again from its start."""
+    found = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.name in members and (file := tar.extractfile(member)) is not None:
+                found[member.name] = _ArraysOnly(file, encoding="latin1").load()
+    return found
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An archive of images needs NumPy arrays and plain containers; nothing else is let in."""
+
+    _allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "encode"}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in self._allowed and module.split(".")[0] in ("numpy", "_codecs"):
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+
+def _idx_set(data: Data, option: str, servers: Sequence[str], classes: tuple[str, ...]) -> ImageSet:
+    train, train_labels, test, test_labels = _archives(data, option, servers, _IDX_FILES)
+    return _image_set(
+        data,
+        train.parent,
+        _idx(train, 3)[..., None],
+        _idx(train_labels, 1),
+        _idx(test, 3)[..., None],
+        _idx(test_labels, 1),
+        classes,
+    )
+
+
+def _idx(archive: Path, dimensions: int) -> Bytes:
+    """A gzip idx file of unsigned bytes: magic number 0, 0, 8, `dimensions`, then each size (big-endian), the bytes."""
+    kind = f"a gzip idx{dimensions} file of bytes"
+    try:
+        content = gzip.decompress(archive.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(archive, kind, error) from None
+    start = 4 + 4 * dimensions
+    if len(content) < start or content[:4] != bytes((0, 0, 8, dimensions)):
+        raise _damaged(archive, kind, f"it begins with {content[:4].hex(' ')}")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
+    if len(content) - start != math.prod(shape):
+        sizes = "x".join(str(size) for size in shape)
+        raise _damaged(archive, kind, f"it announces {sizes} bytes and holds {len(content) - start}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _mat(archive: Path) -> tuple[Bytes, NDArray[Any]]:
+    """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file that holds X (32, 32, 3, n) and y (n, 1)."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(archive, variable_names=("X", "y"))
+        images = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2))
+        labels = content["y"].reshape(-1)
+    except Exception as error:  # damaged files raise anything
+        raise _damaged(archive, "SVHN's MATLAB file", error) from None
+    return images, np.where(labels == 10, 0, labels)
+
+
+def _image_set(
+    data: Data,
+    root: Path,
+    train: NDArray[Any],
+    train_labels: NDArray[Any],
+    test: NDArray[Any],
+    test_labels: NDArray[Any],
+    classes: tuple[str, ...],
+) -> ImageSet:
+    """What was read, as `data` asks for it. Without md5 sums it may be anything, so that its form is checked.
+
+    Raises:
+        ConfigError: arrays are not images (n, height, width, channels) of bytes with n labels of `classes`.
+    """
+    for split, images, labels in (("training", train, train_labels), ("test", test, test_labels)):
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+            raise ConfigError(
+                f"data.root={root}: the {split} images are {images.dtype} {images.shape}, their labels {labels.shape}: "
+                f"not bytes (images, height, width, channels) with one label each."
+            )
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(classes):
+            raise ConfigError(f"data.root={root}: the {split} labels are not all from 0 to {len(classes) - 1}.")
+    whole = ImageSet(train, train_labels.astype(np.int64), test, test_labels.astype(np.int64), classes)
+    return fitted(whole, data).fingerprinted()
+
+
+def _damaged(archive: Path, kind: str, reason: object) -> ConfigError:
+    return ConfigError(f"data.root={archive.parent}: {archive.name} is damaged, or not {kind} ({reason}).")
+
+
+# --- files
+
+
+def _archives(data: Data, option: str, servers: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """The files `names` in `data.root`: downloaded if they are absent, their md5 sums checked.
+
+    Args:
+        data: where they lie and their sums.
+        option: what was typed as `data=`, for messages.
+        servers: addresses of the folder that holds the files, tried in order.
+        names: the files, in the order of their sums in `data.md5`.
+
+    Raises:
+        ConfigError: a file is neither there nor can be downloaded, or has another sum.
+    """
+    root = root_of(data, option)
+    sums: list[str | None] = [None] * len(names) if data.md5 is None else [*data.md5.split()]
+    if len(sums) != len(names):
+        raise ConfigError(
+            f"data.md5={data.md5}: must be {len(names)} md5 sum{'s separated by spaces' * (len(names) > 1)} "
+            f"({', '.join(names)}), or null to check none."
+        )
+    archives = [root / name for name in names]
+    for archive, md5 in zip(archives, sums, strict=True):
+        if not archive.exists():
+            _download(servers, archive, md5)
+        elif md5 is not None and (found := _md5(archive)) != md5.lower():
+            raise ConfigError(
+                f"data.md5={md5}: {archive} has md5 {found}: damaged, or not the official archive. "
+                f"Delete it to download it again, or give data.md5 its sum if you trust it."
+            )
+    return archives
+
+
+def _md5(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"data.root={path.parent}: {path.name} can't be read ({error.strerror}).") from None
+
+
+def _download(servers: Sequence[str], archive: Path, md5: str | None) -> None:
+    """Fetches `archive` from the first server that has it.
+
+    Raises:
+        ConfigError: none has it, or it can't be written; nothing is left behind.
+    """
+    reasons = []
+    for server in servers:
+        try:
+            return _fetch(f"{server}{archive.name}", archive, md5)
+        except (OSError, http.client.HTTPException) as error:
+            reasons.append(str(getattr(error, "reason", error)))
+    raise ConfigError(
+        f"data.root={archive.parent}: {archive.name} is not there and can't be downloaded "
+        f"({'; '.join(dict.fromkeys(reasons))}). "
+        f"Put the archive into that folder, or use data=digits, or your own images with data=folder data.root=DIR."
+    )
+
+
+def _fetch(url: str, archive: Path, md5: str | None) -> None:
+    part = archive.with_name(f".{archive.name}.{os.getpid()}.part")
+    created = [folder for folder in archive.parents if not folder.exists()]
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            check_space(archive.parent, size or 0)
+            with part.open("wb") as file, bar(f"Downloading {url}", size) as advance:
+                while block := response.read(1 << 18):
+                    file.write(block)
+                    advance(len(block))
+        if size is not None and part.stat().st_size != size:
+            raise OSError(f"the connection ended after {part.stat().st_size} of {size} bytes")
+        if md5 is not None and (found := _md5(part)) != md5.lower():
+            raise OSError(f"{url} has md5 {found} instead of data.md5={md5}")
+        part.replace(archive)
+    finally:
+        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as soon as one holds something
+            for folder in created:
+                folder.rmdir()

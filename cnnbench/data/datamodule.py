@@ -1,0 +1,290 @@
+"""Which split, which order, on which device?
+
+All images of a run are one uint8 tensor on the device that trains; a batch is drawn there by index. Images that don't
+fit stay on disk and come through an ordinary DataLoader, in the same order.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from cnnbench.config.schema import Data
+from cnnbench.data.images import Bytes, ImageSet, Labels
+from cnnbench.errors import ConfigError
+from cnnbench.runtime import collectives
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (n, channels, height, width), uint8; labels (n,), int64; positions in the image set (n,), int64."""
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """A seed of its own for each use: equal inputs give equal seeds, different ones unrelated seeds."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# Uses of `derived_seed`.
+_SPLIT, _ORDER, AUGMENT, LAYERS, MIRROR, SEARCH, _HELD_OUT = range(7)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the images that are trained on, validated on and tested on."""
+
+    train: Labels
+    val: Labels
+    """Positions in the training images, or in the test images where `data.val=test`."""
+    test: Labels
+
+
+def split(images: ImageSet, data: Data, seed: int) -> Split:
+    """Applies `data.limit`, then sets validation images aside.
+
+    The limit takes the same images for every seed; the seed moves the split alone.
+
+    Raises:
+        ConfigError: there are too few images for every class to be in each part.
+    """
+    train, test = np.arange(len(images.train_labels)), np.arange(len(images.test_labels))
+    if data.limit is not None:
+        fixed = np.random.default_rng(0)
+        train = train[_stratified(images.train_labels, data.limit, fixed, f"data.limit={data.limit}")]
+        if data.limit < len(test):
+            test = np.sort(fixed.permutation(len(test))[: data.limit])
+    if data.val == "test":
+        return Split(train, test, test)
+    labels = images.train_labels[train]
+    count = round(len(train) * data.val_fraction)
+    rng = np.random.default_rng(derived_seed(seed, _SPLIT))
+    chosen = _stratified(labels, count, rng, f"data.val_fraction={data.val_fraction:g}")
+    rest = np.setdiff1d(np.arange(len(train)), chosen)
+    if len(np.unique(labels[rest])) < len(np.unique(labels)):
+        raise ConfigError(f"data.val_fraction={data.val_fraction:g}: leaves a class without training images.")
+    return Split(train[rest], train[chosen], test)
+
+
+def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) -> Labels:
+    """`count` positions of `labels` in order, every class by its share (largest remainders), none left out."""
+    if count >= len(labels):
+        return np.arange(len(labels))
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * (count / len(labels))
+    quota = np.floor(shares).astype(np.int64)
+    quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
+    if quota.min() < 1:
+        raise ConfigError(f"{key}: {count} images are too few for {len(classes)} classes.")
+    positions = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
+    return np.sort(np.concatenate(positions))
+
+
+def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[float], list[float]]:
+    """What is subtracted from and divided by, per channel, in bytes: (means, deviations)."""
+    channels = images.shape[3]
+    if normalize != "standard":
+        return [0.0] * channels, [255.0 if normalize == "unit" else 1.0] * channels
+    # Squares of bytes are whole in 32 bits and sums of them in 64: exact, in whatever order they are added.
+    total, squares = torch.zeros(2, channels, dtype=torch.float64)
+    for start in range(0, len(positions), 512):
+        block = torch.from_numpy(images[positions[start : start + 512]]).flatten(1).float()
+        total += block.sum(0, dtype=torch.float64).view(-1, channels).sum(0)
+        squares += block.square_().sum(0, dtype=torch.float64).view(-1, channels).sum(0)
+    count = len(positions) * images.shape[1] * images.shape[2]
+    mean = total / count
+    deviation = (squares / count - mean**2).clamp_min(0).sqrt()
+    return mean.tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
+
+
+class Normalize(nn.Module):
+    """Bytes or floats from 0 to 255, (images, channels, height, width), to (x - mean) / deviation as floats.
+
+    Args:
+        mean: per channel, in bytes.
+        deviation: per channel, in bytes.
+        channels_last: the memory layout of what comes out.
+    """
+
+    def __init__(self, mean: list[float], deviation: list[float], channels_last: bool = True) -> None:
+        super().__init__()
+        self._channels_last = channels_last
+        d = torch.tensor(deviation, dtype=torch.float64)
+        m = torch.tensor(mean, dtype=torch.float64)
+        self.register_buffer("scale", (1 / d).float())
+        self.register_buffer("shift", (-m / d).float())
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images."""
+        n, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
+        # Whole rows of pixels at once: a channel at a time costs five times as much.
+        rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
+        result = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return result if self._channels_last else result.contiguous()
+
+
+class Shares:
+    """The positions of each batch that are this process's: of a run's one process all, of two every other one.
+
+    The last batch may be smaller, and a process's share of it empty; all processes count the same batches.
+
+    Args:
+        order: gives the positions of an epoch.
+        size: images in a batch.
+        count: positions in an epoch.
+    """
+
+    def __init__(self, order: Callable[[], Tensor], size: int, count: int) -> None:
+        self._order, self._size, self._count = order, size, count
+
+    def __len__(self) -> int:
+        return -(-self._count // self._size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first, step = collectives.rank(), collectives.world_size()
+        for positions in torch.split(self._order(), self._size):
+            yield positions[first::step]
+
+
+class Batches:
+    """Batches drawn by index from tensors that lie on the training device."""
+
+    def __init__(self, images: Tensor, labels: Tensor, shares: Shares) -> None:
+        self._images, self._labels, self._shares = images, labels, shares
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for positions in self._shares:
+            pixels = self._images.index_select(0, positions)  # many times faster than [positions]
+            yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions), positions
+
+
+class _OnDisk(Dataset[tuple[Bytes, Labels, Tensor]]):
+    """Reads a whole batch at once."""
+
+    def __init__(self, images: Bytes, labels: Labels) -> None:
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, positions: Tensor) -> tuple[Bytes, Labels, Tensor]:
+        which = positions.numpy()
+        return self._images[which].transpose(0, 3, 1, 2), self._labels[which], positions
+
+
+Loader = Batches | DataLoader[tuple[Bytes, Labels, Tensor]]
+"""Gives the batches of an epoch: from memory, or from disk."""
+
+
+class ImageData(pl.LightningDataModule):
+    """Training, validation and test batches of one run.
+
+    Args:
+        images: all images.
+        data: how they are read and split.
+        batch_size: images in a training step.
+        seed: of the run.
+    """
+
+    def __init__(self, images: ImageSet, data: Data, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
+        self.split = split(images, data, seed)
+        self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.skip = 0
+        """Batches of the next epoch that were trained on before the run was stopped."""
+        self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, height, width, channels = self._images.train.shape
+        return channels, height, width
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches, in an order that seed and epoch fix."""
+        skip, self.skip = self.skip * self._batch_size, 0
+
+        def order() -> Tensor:
+            assert self.trainer is not None
+            return self.order(self.trainer.current_epoch)[skip:]
+
+        return self._batches("train", order, self._batch_size, self.sizes["train"] - skip)
+
+    def order(self, epoch: int) -> Tensor:
+        """The positions of the training images as an epoch (from 0) takes them."""
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, _ORDER, epoch))
+        return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
+
+    def held_out(self, epoch: int) -> Iterator[Batch]:
+        """As many batches of validation images as an epoch (from 0) has of training images, and of the same size.
+
+        In an order that seed and epoch fix; all of them come before one comes again.
+        """
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, _HELD_OUT, epoch))
+        there, wanted = self.sizes["val"], -(-self.sizes["train"] // self._batch_size) * self._batch_size
+        rounds = [torch.randperm(there, generator=generator) for _ in range(-(-wanted // there))]
+        positions = torch.from_numpy(self.split.val)[torch.cat(rounds)[:wanted]]
+        yield from self._batches("train", lambda: positions, self._batch_size, wanted)
+
+    def some_training_images(self) -> Iterator[Tensor]:
+        """Up to 50 full batches of training images as they are, always the same ones; without labels."""
+        assert self.trainer is not None
+        positions = self.split.train[: max(len(self.split.train) // self._batch_size, 1) * self._batch_size]
+        for part in np.split(positions, range(self._batch_size, len(positions), self._batch_size))[:50]:
+            pixels = torch.from_numpy(self._images.train[part]).permute(0, 3, 1, 2)
+            yield pixels.to(self.trainer.strategy.root_device)
+
+    def val_dataloader(self) -> Loader:
+        """The validation images, in large batches."""
+        return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
+
+    def test_dataloader(self) -> Loader:
+        """The test images, in large batches."""
+        return self._evaluation("test", self.split.test)
+
+    def _evaluation(self, source: str, positions: Labels) -> Loader:
+        size = max(self._batch_size, min(1000, (1 << 22) // int(np.prod(self.image_shape))))
+        return self._batches(source, lambda: torch.from_numpy(positions), size, len(positions))
+
+    def _batches(self, source: str, order: Callable[[], Tensor], size: int, count: int) -> Loader:
+        images, labels = (
+            (self._images.train, self._images.train_labels)
+            if source == "train"
+            else (self._images.test, self._images.test_labels)
+        )
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        in_memory = self._data.in_memory
+        if in_memory is None:
+            in_memory = self._images.train.nbytes + self._images.test.nbytes < _memory(device) / 2
+        if in_memory:
+            if source not in self._tensors:
+                pixels = torch.from_numpy(images)
+                self._tensors[source] = pixels.to(device), torch.from_numpy(labels).to(device)
+            return Batches(*self._tensors[source], Shares(lambda: order().to(device), size, count))
+        workers = min(4, (os.cpu_count() or 1) - 1)
+        return DataLoader(
+            _OnDisk(images, labels),
+            batch_size=None,
+            sampler=Shares(order, size, count),
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of memory that images could take."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float("inf")

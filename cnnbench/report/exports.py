@@ -1,0 +1,173 @@
+"""A comparison as CSV, Markdown, LaTeX and JSON. (imports no torch)"""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from cnnbench.analysis import stats
+from cnnbench.analysis.comparison import Comparison, Contestant, Tuning, measures
+from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
+from cnnbench.results import records
+
+
+def as_csv(comparisons: list[Comparison]) -> str:
+    """A row for each contestant with all its measures."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ["test_acc", "val_acc", "final_val_acc", "train_loss", "gap"]
+    names += ["best_epoch", "epochs", "images_seen", "seconds", "images_per_second"]
+    reach = ("target_epochs", "target_images", "target_seconds")
+    columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [f"{m}_median" for m in reach]
+    writer.writerow(["setting", "contestant", "settings_tried", "seeds", *columns, "target", *records.STATUSES])
+    for comparison in comparisons:
+        for c in comparison.contestants:
+            cells: list[float | str] = []
+            for measure in names:
+                values = c.measured(measure)
+                low, high = stats.interval(values) or ("", "")
+                cells += [
+                    sum(values) / len(values) if values else "",
+                    low,
+                    high,
+                    statistics.stdev(values) if len(values) > 1 else "",
+                ]
+            for measure in reach:
+                values = c.measured(measure, comparison.target)
+                cells.append(statistics.median(values) if values else "")
+            counts = [c.statuses[status] for status in records.STATUSES]
+            writer.writerow([comparison.title, c.label, c.settings, len(c.done), *cells, comparison.target, *counts])
+    return text.getvalue()
+
+
+def _all(comparison: Comparison) -> list[Sheet]:
+    classes = per_class(comparison)
+    return [*main_sheets(comparison), *([classes] if classes else [])]
+
+
+def _document(
+    comparisons: list[Comparison],
+    tuning: Tuning | None,
+    heading: Callable[[str], str],
+    sheet: Callable[[Sheet], Iterable[str]],
+    escape: Callable[[str], str],
+) -> str:
+    lines = []
+    for comparison in comparisons:
+        lines += [heading(comparison.title), "", escape(comparison.verdict), ""]
+        for each in _all(comparison):
+            lines += sheet(each)
+    if tuning is not None:
+        for each in (winners(tuning), ledger(tuning)):
+            lines += sheet(each)
+        lines += [escape(tuning.flips), ""]
+    return "\n".join(lines)
+
+
+def as_markdown(comparisons: list[Comparison], tuning: Tuning | None) -> str:
+    """Verdicts and tables as Markdown."""
+
+    def escape(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    def sheet(sheet: Sheet) -> Iterable[str]:
+        yield from (f"### {sheet.title}", "", "| " + " | ".join(map(escape, sheet.columns)) + " |")
+        yield "|" + "|".join("---" if i < sheet.left else "---:" for i in range(len(sheet.columns))) + "|"
+        yield from ("| " + " | ".join(map(escape, row)) + " |" for row in sheet.rows)
+        yield from ("", sheet.note, "") if sheet.note else ("",)
+
+    return _document(comparisons, tuning, lambda title: f"## {title}", sheet, str)
+
+
+_TEX = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "<": r"$<$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def as_latex(comparisons: list[Comparison], tuning: Tuning | None) -> str:
+    """Verdicts and tables as LaTeX, to be included in a document."""
+
+    def escape(text: str) -> str:
+        return "".join(_TEX.get(sign, sign) for sign in text)
+
+    def sheet(sheet: Sheet) -> Iterable[str]:
+        letters = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
+        yield from (r"\begin{table}", rf"\caption{{{escape(sheet.title)}. {escape(sheet.note)}}}")
+        yield from (
+            rf"\begin{{tabular}}{{{letters}}}",
+            r"\hline",
+            " & ".join(map(escape, sheet.columns)) + r" \\",
+            r"\hline",
+        )
+        yield from (" & ".join(map(escape, row)) + r" \\" for row in sheet.rows)
+        yield from (r"\hline", r"\end{tabular}", r"\end{table}", "")
+
+    return _document(comparisons, tuning, lambda title: rf"\section*{{{escape(title)}}}", sheet, escape)
+
+
+def as_json(comparisons: list[Comparison], tuning: Tuning | None = None) -> str:
+    """All numbers, for scripts; null is what is infinite (a target that was missed) or can't be said."""
+    found = {"comparisons": [_facts(c) for c in comparisons], "tuning": None if tuning is None else _found(tuning)}
+    return json.dumps(json.loads(json.dumps(found), parse_constant=lambda infinite: None), indent=1)
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    claimed = ("source", "contestant", "measure", "claimed", "measured")
+    return {
+        "title": comparison.title,
+        "protocol": comparison.contestants[0].runs[0]["protocol"],
+        "verdict": comparison.verdict,
+        "measure": comparison.measure,
+        "baseline": comparison.baseline,
+        "target": comparison.target,
+        "contestants": [
+            {
+                "label": c.label,
+                "settings_tried": c.settings,
+                "statuses": c.statuses,
+                "seeds": [run["config"]["seed"] for run in c.done],
+                "runs": [run["run_id"] for run in c.done],
+                "measures": _measured(c, comparison.target),
+            }
+            for c in comparison.contestants
+        ],
+        "pairs": [asdict(pair) for pair in comparison.pairs],
+        "ladder": None if comparison.ladder is None else asdict(comparison.ladder)["rungs"],
+        "claims": [dict(zip(claimed, claim, strict=True)) for claim in comparison.claims],
+    }
+
+
+def _measured(contestant: Contestant, target: float) -> dict[str, Any]:
+    """Each measure's values in the order of the seeds, their mean and its interval."""
+    runs = [measures(run, target) for run in contestant.done]
+    found = {}
+    for name in runs[0] if runs else ():
+        values = [run[name] for run in runs]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        interval = stats.interval(known) if mean is not None and math.isfinite(mean) else None
+        found[name] = {"mean": mean, "interval": interval, "values": values}
+    return found
+
+
+def _found(tuning: Tuning) -> dict[str, Any]:
+    plan = tuning.plan
+    return {key: getattr(plan, key) for key in ("sampler", "trials", "seeds", "seed")} | {
+        "contestants": [
+            {
+                "label": entry.tuned.label,
+                "space": {key: asdict(axis) for key, axis in entry.tuned.space.items()},
+                "winner": None if entry.winner is None else entry.winner.params,
+                "edges": entry.edges,
+                "trials": [
+                    {key: getattr(trial, key) for key in ("number", "params", "run_id", "status", "val_acc")}
+                    for trial in entry.trials
+                ],
+            }
+            for entry in tuning.entries
+        ],
+        "expected_best": tuning.curves,
+    }

@@ -1,0 +1,420 @@
+"""How does a comparison look? Curves, accuracies, costs, confusions and, of a tuning, its trials. (imports no torch)"""
+
+import math
+import textwrap
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from cnnbench.analysis import stats
+from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
+from cnnbench.analysis.tuning import Entry
+from cnnbench.config.spaces import Axis, Space
+from cnnbench.results import identity
+from cnnbench.results.records import Record
+from cnnbench.runtime import files
+
+# Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+
+_MARKERS = "osD^vPX"
+
+_LOOK: Any = {
+    "text.parse_math": False,  # a $ in a name is a $
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "lines.linewidth": 1.8,
+}
+
+MOST = 12
+"""Contestants in a figure, the first ones; more can't be told apart."""
+
+MOST_TABLES = 6
+"""Of them in the figure of confusion matrices, which fits a printed page then."""
+
+MOST_SEARCHES = 2
+"""Contestants side by side in the figure of architectures, the first ones."""
+
+MOST_CLASSES = 20
+"""In a confusion matrix; the numbers of more can't be read."""
+
+_WIDTH = 6.4
+"""Inches; narrow, so that it can be read on a phone too."""
+
+Styles = dict[str, dict[str, Any]]
+"""Each contestant's colour and dashes, by label; the same in all figures."""
+
+
+def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> list[str]:
+    """Writes the figures; returns the names of their files."""
+    sketches = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
+    sketches |= {"architecture": _architecture, "parameters": _parameters}
+    written = []
+
+    def save(name: str, figure: Figure | None) -> None:
+        if figure is not None:
+            options: Any = {"format": "png", "dpi": 150, "metadata": {"Software": None}}
+            files.write_whole(folder / name, lambda file: figure.savefig(file, **options))
+            written.append(name)
+
+    with matplotlib.rc_context(_LOOK), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a class's name in Chinese
+        styles = _styles(comparisons, tuning)
+        for number, comparison in enumerate(comparisons, 1):
+            for kind, sketch in sketches.items():
+                save(file_name(kind, number), sketch(comparison, styles))
+        if tuning is not None:
+            save(file_name("sensitivity"), _sensitivity(tuning, styles))
+            save(file_name("budget"), _budget(tuning, styles))
+    return written
+
+
+def file_name(kind: str, number: int = 1) -> str:
+    """The file of a figure of the first, second, ... comparison."""
+    return f"{kind}.png" if number == 1 else f"{kind}-{number}.png"
+
+
+def _styles(comparisons: list[Comparison], tuning: Tuning | None) -> Styles:
+    # A tuning may call a contestant otherwise than a comparison does; it is the one that got the winner's setting.
+    called = {_setting(c.runs[0]): c.label for comparison in comparisons for c in comparison.contestants}
+    names = {label: label for label in called.values()}
+    for entry in tuning.entries if tuning else []:
+        won = entry.winner and entry.winner.record
+        names[entry.tuned.label] = called.get(_setting(won), entry.tuned.label) if won else entry.tuned.label
+    number = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
+    return {label: _style(number[name]) for label, name in names.items()}
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Colour and dashes of line number `i` of a figure."""
+    return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
+
+
+def _setting(run: Record) -> str:
+    """What a winner's trial and its runs with fresh seeds have in common."""
+    parts = identity.experiment(run["config"], run["data"]["fingerprint"])
+    return identity.canonical({key: value for key, value in parts.items() if key not in ("seed", "test")})
+
+
+# --- of a comparison
+
+
+def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Training loss and validation accuracy by epoch: mean over seeds, and the range of the seeds as a band."""
+    shown, left_out = _shown(comparison)
+    if not shown:
+        return None
+    figure, axes = _panels([2.9, 2.9], [c.label for c in shown])
+    for axis, key, name in zip(axes, ("train_loss", "val_acc"), ("training loss", "validation accuracy"), strict=True):
+        for contestant in shown:
+            curves = [[row[key] for row in run["history"]] for run in contestant.done]
+            by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
+            _band(axis, by_epoch, _short(contestant.label), styles[contestant.label])
+        axis.set(xlabel="epoch", title=f"{name}{left_out}")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if all(row["train_loss"] > 0 for c in shown for run in c.done for row in run["history"]):
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter(_Plain())
+        axes[0].yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axes[0])
+    return figure
+
+
+def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
+    """A dot for each seed, the mean and its interval; a cross where a document claims a number."""
+    shown, left_out = _shown(comparison)
+    shown = [c for c in shown if c.measured(comparison.measure)]
+    if not shown:
+        return None
+    labels = [textwrap.fill(_short(c.label), 22) for c in shown]
+    rows = {contestant.label: i for i, contestant in enumerate(shown)}
+    claimed = [(value, rows[label]) for _, label, _, value, _ in comparison.claims if label in rows]
+    height = 0.4 * len(shown) + 0.14 * sum(label.count("\n") for label in labels) + 0.9
+    figure, (axis,) = _panels([height], ["claimed"] if claimed else [])
+    for i, contestant in enumerate(shown):
+        values, colour = contestant.measured(comparison.measure), styles[contestant.label]["color"]
+        mean = sum(values) / len(values)
+        # The golden ratio spreads any number of dots evenly.
+        heights = [i + 0.4 * ((k * 0.618034 + 0.5) % 1 - 0.5) for k in range(len(values))]
+        axis.plot(values, heights, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+        low, high = stats.interval(values) or (mean, mean)
+        axis.plot([low, high], [i, i], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axis.plot([mean], [i], "D", color=colour, markersize=7, markeredgecolor="white")
+    if claimed:
+        axis.plot(*zip(*claimed, strict=True), "x", color="0.25", markersize=7, markeredgewidth=2, label="claimed")
+        _legend(figure, axis)
+    axis.set(title=f"{comparison.judged}{left_out}", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6))
+    axis.set_yticklabels(labels)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def _target(comparison: Comparison, styles: Styles) -> Figure | None:
+    """The share of the seeds that have reached the target, after so many seconds and epochs of training."""
+    shown, left_out = _shown(comparison)
+    if not shown:
+        return None
+    goal = f"{100 * comparison.target:.4g} % validation accuracy"
+    figure, axes = _panels([2.3, 2.3], [f"{c.label}: 00 of 00" for c in shown])
+    any_hit = False
+    for axis, unit in zip(axes, ("seconds", "epochs"), strict=True):
+        end = 1.04 * max(value for c in shown for value in c.measured(unit)) or 1.0
+        for i, contestant in enumerate(shown):
+            hits = sorted(filter(math.isfinite, contestant.measured(f"target_{unit}", comparison.target)))
+            any_hit = any_hit or bool(hits)
+            aside = 0.012 * (i - (len(shown) - 1) / 2)  # so that no line hides another
+            shares = [k / len(contestant.done) + aside for k in range(len(hits) + 1)]
+            name = f"{_short(contestant.label)}: {len(hits)} of {len(contestant.done)}"
+            axis.step([0, *hits, end], [*shares, shares[-1]], where="post", label=name, **styles[contestant.label])
+        axis.set(xlabel=f"{unit} of training", xlim=(0, end), ylim=(-0.1, 1.1), yticks=[0, 0.5, 1])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=unit == "epochs"))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if not any_hit:
+            axis.text(0.5, 0.5, "no run has reached it", transform=axis.transAxes, ha="center", va="center")
+    axes[0].set_title(f"seeds that reached {goal}{left_out}")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Of the test images of each class, the share that was taken for each class."""
+    shown, left_out = _shown(comparison, MOST_TABLES)
+    tables = [(c.label, table) for c in shown if (table := c.confusion)]
+    if not tables or len(tables[0][1]) > MOST_CLASSES:
+        return None
+    names = [_short(name, 14) for name in shown[0].runs[0]["data"]["classes"]]
+    columns = min(len(tables), 2)
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")
+    for i, (label, table) in enumerate(tables):
+        axis = figure.add_subplot(rows, columns, i + 1)
+        shares = [[cell / max(sum(row), 1) for cell in row] for row in table]
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        size = 8 if len(names) <= 12 else 5.5
+        for y, row in enumerate(shares):
+            for x, share in enumerate(row):
+                if share >= 0.005:
+                    colour = "white" if share > 0.5 else "black"
+                    where: Any = {"ha": "center", "va": "center", "in_layout": False}  # which would ask each its size
+                    axis.text(x, y, f"{100 * share:.0f}", fontsize=size, color=colour, **where)
+        ticks = range(len(names))
+        axis.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+        axis.set_yticks(ticks, names, fontsize=size)
+        axis.set_title(textwrap.fill(_short(label), 36), color=styles[label]["color"])
+        axis.set(xlabel="predicted", ylabel="true")
+        axis.grid(visible=False)
+    if left_out:
+        figure.suptitle(left_out.strip(" ()"), fontsize=10)
+    return figure
+
+
+def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Probability of each candidate by epoch of the search: mean over seeds, and the range of the seeds as a band."""
+    shown = [c for c in comparison.contestants if _probabilities(c)][:MOST_SEARCHES]
+    if not shown:
+        return None
+    properties = list(dict.fromkeys(name for c in shown for name in _probabilities(c)[0][0]))
+    wide = max(_WIDTH, 3.8 * len(shown))
+    figure = Figure(figsize=(wide, 1.75 * len(properties) + 0.5), layout="constrained")
+    axes = figure.subplots(len(properties), len(shown), squeeze=False, sharex="col", sharey="row")
+    for column, contestant in enumerate(shown):
+        seeds = _probabilities(contestant)
+        epochs = range(len(seeds[0]))
+        for axis, name in zip(axes[:, column], properties, strict=True):
+            for i, candidate in enumerate(seeds[0][0].get(name, {})):
+                by_epoch = [[seed[epoch][name][candidate] for seed in seeds] for epoch in epochs]
+                _band(axis, by_epoch, candidate, _style(i))
+            axis.margins(y=0.15)
+            axis.set_title(name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+            if axis.lines:  # another contestant may search more
+                axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
+        axes[0, column].set_title(
+            f"{_short(contestant.label, 30)}\n{properties[0]}" if len(shown) > 1 else properties[0]
+        )
+        axes[-1, column].set_xlabel("epoch of the search")
+    return figure
+
+
+def _probabilities(contestant: Contestant) -> list[list[dict[str, dict[str, float]]]]:
+    """By seed and epoch of the search: for `conv1 kernel size` and so on the probability of each candidate."""
+    histories = [run["search"]["history"] for run in contestant.done if run["search"]]
+    found = [
+        [
+            {
+                f"{layer} {key.replace('_', ' ')}": p
+                for layer, of in row["probabilities"].items()
+                for key, p in of.items()
+            }
+            for row in history
+        ]
+        for history in histories
+        if history and "probabilities" in history[0]
+    ]
+    shortest = min(map(len, found), default=0)
+    return [seed[:shortest] for seed in found]
+
+
+def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Accuracy by number of parameters, a dot for each seed; None where all networks are of about one size."""
+    shown, left_out = _shown(comparison)
+    shown = [c for c in shown if c.measured(comparison.measure)]
+    counts = {count for c in shown for count in c.measured("parameters")}
+    if not counts or max(counts) < 1.05 * min(counts):
+        return None
+    figure, (axis,) = _panels([3.2], [c.label for c in shown])
+    for i, contestant in enumerate(shown):
+        style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
+        points = contestant.measured("parameters"), contestant.measured(comparison.measure)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
+    axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}")
+    if max(counts) >= 10 * min(counts):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(_Plain())
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axis)
+    return figure
+
+
+# --- of a tuning
+
+
+def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
+    """Best validation accuracy of each trial by the value that it tried."""
+    panels: dict[tuple[str, bool], list[Entry]] = defaultdict(list)
+    entries, left_out = tuning.entries[:MOST], _left_out(len(tuning.entries))
+    for entry in entries:
+        if (key := _numeric(entry.tuned.space)) is not None:
+            panels[key, entry.tuned.space[key].log].append(entry)
+    if not panels:
+        return None
+    figure, axes = _panels([3.2] * len(panels), [e.tuned.label for page in panels.values() for e in page])
+    for axis, ((key, log), page) in zip(axes, panels.items(), strict=True):
+        for i, entry in enumerate(page):
+            style, label = styles[entry.tuned.label], _short(entry.tuned.label)
+            tried = sorted((t.params[key], t.val_acc) for t in entry.trials if t.val_acc is not None)
+            axis.plot(*zip(*tried, strict=True) if tried else ([], []), marker="o", markersize=4, label=label, **style)
+            lost = [t.params[key] for t in entry.ended if t.val_acc is None]
+            at_bottom: Any = {
+                "transform": axis.get_xaxis_transform(),
+                "clip_on": False,
+                "linestyle": "none",
+                "in_layout": False,
+            }
+            axis.plot(lost, [0.03 + 0.03 * i] * len(lost), "x", color=style["color"], **at_bottom)
+            if (winner := entry.winner) is not None:
+                star: Any = {"markersize": 14, "markeredgecolor": "white", "color": style["color"]}
+                axis.plot([winner.params[key]], [winner.val_acc or 0.0], "*", zorder=5, **star)
+        axis.set(xlabel=key, title=f"best validation accuracy of each trial{left_out}")
+        axis.margins(y=0.15)
+        if log:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(_Plain())
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, *axes)
+    return figure
+
+
+def _budget(tuning: Tuning, styles: Styles) -> Figure | None:
+    """Expected best validation accuracy by number of trials, and where another contestant takes the lead."""
+    entries, left_out = tuning.entries[:MOST], _left_out(len(tuning.entries))
+    curves = {e.tuned.label: tuning.curves[e.tuned.label] for e in entries if e.tuned.label in tuning.curves}
+    if not curves:
+        return None
+    figure, (axis,) = _panels([3.2], list(curves))
+    for label, curve in curves.items():
+        axis.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=_short(label), **styles[label])
+    for number, label in stats.leaders(tuning.curves)[1:]:
+        axis.axvline(number, color="0.6", linewidth=1, linestyle=":", zorder=1)
+        if label in curves:
+            ring: Any = {"markerfacecolor": "none", "markersize": 12, "color": styles[label]["color"]}
+            axis.plot([number], [curves[label][number - 1]], "o", **ring)
+    axis.set(xlabel="trials", title=f"expected best validation accuracy{left_out}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axis)
+    return figure
+
+
+def _numeric(space: Space) -> str | None:
+    """The learning rate, or else the first key with numbers."""
+
+    def numbers(axis: Axis) -> bool:
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in axis.choices)
+
+    return next((key for key in sorted(space, key=lambda key: key != "lr") if numbers(space[key])), None)
+
+
+# --- of both
+
+
+class _Plain(LogFormatter):
+    """Few numbers on a logarithmic axis, and no powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = f"{x:,.0f}" if x >= 1000 else f"{x:g}"
+        return text if super().__call__(x, pos) else ""
+
+
+def _shown(comparison: Comparison, most: int = MOST) -> tuple[list[Contestant], str]:
+    """The contestants of a figure, and what is to be said of the others."""
+    done = [c for c in comparison.contestants if c.done]
+    return done[:most], _left_out(len(done), most)
+
+
+def _panels(heights: list[float], labels: Sequence[str] = ()) -> tuple[Figure, list[Axes]]:
+    """Panels one below the other, with room for a legend of `labels` below them."""
+    height = sum(heights) + 0.22 * -(-len(labels) // _columns(labels))
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
+
+
+def _band(axis: Axes, by_epoch: Sequence[Sequence[float]], label: str, style: dict[str, Any]) -> None:
+    """A line of the means of each epoch's values, and their range as a band; of a single epoch a dot."""
+    epochs = range(1, len(by_epoch) + 1)
+    dot: dict[str, Any] = {"marker": "o", "markersize": 4} if len(by_epoch) == 1 else {}
+    axis.plot(epochs, [sum(v) / len(v) for v in by_epoch], label=label, **style, **dot)
+    low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]
+    axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _legend(figure: Figure, *axes: Axes) -> None:
+    found = dict(pair for axis in axes for pair in zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(found.values(), found, loc="outside lower left", ncols=_columns(list(found)), handlelength=3.5)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Of a legend."""
+    longest = max(map(len, labels), default=0)
+    return 3 if longest <= 16 else 2 if longest <= 28 else 1
+
+
+def _left_out(count: int, most: int = MOST) -> str:
+    return f" (the first {most} of {count} contestants)" if count > most else ""
+
+
+def _short(label: str, most: int = 52) -> str:
+    """A label with its middle left out if it is long: what differs may be at either end."""
+    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"

@@ -1,0 +1,127 @@
+"""What has been run, what is running, and what came of it? (imports no torch)"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from cnnbench.config.schema import Config
+from cnnbench.errors import ConfigError, RecordError
+from cnnbench.report.tables import Sheet
+from cnnbench.report.terminal import print_sheet
+from cnnbench.results import identity, records
+from cnnbench.results.records import Record
+
+
+@dataclass
+class Row:
+    """A run, as `cnnbench list` shows it."""
+
+    run: str
+    """Its folder, below the one that was listed."""
+    status: str
+    """That of its record, or `running`."""
+    epochs: int
+    """So far."""
+    of: int
+    """How many there will be, unless it stops early."""
+    val_acc: float | None
+    """The best so far."""
+    test_acc: float | None
+    seconds: float
+    """Of training."""
+
+
+def rows(folder: Path) -> list[Row]:
+    """All runs below `folder`; what can't be read is named on the screen and left out.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder.")
+    found = []
+    for path in records.find(folder):
+        try:
+            record = records.read(path)
+        except RecordError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        history, best, test = record["history"], record["best"], record["test"]
+        found.append(
+            Row(
+                run=str(path.parent.relative_to(folder)),
+                status=_status(path.parent, record),
+                epochs=len(history),
+                of=record["config"]["epochs"],
+                val_acc=best and best["val_acc"],
+                test_acc=test and test["acc"],
+                seconds=sum(row["seconds"] for row in history),
+            )
+        )
+    return found
+
+
+def _status(folder: Path, record: Record) -> str:
+    """Running, if somebody holds the run's lock."""
+    lock = folder / ".lock"
+    if record["status"] == "interrupted" and lock.exists():
+        try:
+            with FileLock(lock, blocking=False):
+                pass
+        except Timeout:
+            return "running"
+    return str(record["status"])
+
+
+def show_list(folder: Path, as_json: bool) -> None:
+    """Prints all runs below `folder`."""
+    found = rows(folder)
+    if as_json:
+        print(json.dumps([asdict(row) for row in found], indent=1))
+        return
+    cells = [
+        [r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc), _percent(r.test_acc), f"{r.seconds:,.1f}"]
+        for r in found
+    ]
+    columns = ["run", "status", "epochs", "best validation", "test", "seconds"]
+    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=2))
+
+
+def show_run(folder: Path, as_json: bool) -> None:
+    """Prints a run's settings, its epochs and its test result.
+
+    Raises:
+        ConfigError: the folder holds no run, or a damaged record.
+    """
+    record = records.of_run(folder)
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    console = _console()
+    status = _status(folder, record)
+    console.print(f"{record['run_id']}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    if why := records.reason(record):
+        console.print(why, highlight=False, markup=False, soft_wrap=True)
+    defaults = identity.flat(identity.experiment(asdict(Config()), ""))
+    said = identity.flat(identity.experiment(record["config"], record["data"]["fingerprint"]))
+    settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]
+    print_sheet(console, Sheet("Settings that are not at their default", ["key", "value"], settings, left=2))
+    names = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds"]
+    history = [[f"{row[name]:.4g}" for name in names] for row in record["history"]]
+    print_sheet(console, Sheet("Epochs", names, history, left=0))
+    if test := record["test"]:
+        shares = zip(["all", *record["data"]["classes"]], [test["acc"], *test["per_class"]], strict=True)
+        cells = [[name, _percent(share)] for name, share in shares]
+        print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 160)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

@@ -1,0 +1,215 @@
+"""What does the page of a comparison say? All of it in one file, `report.html`, without network. (imports no torch)"""
+
+import base64
+import json
+import os
+import struct
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
+from cnnbench.analysis.tuning import FOLDER
+from cnnbench.report.commands import commands_of, tune_command
+from cnnbench.report.figures import MOST, file_name
+from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
+from cnnbench.results import identity, records
+from cnnbench.results.records import Record
+
+MOST_ROWS = 200
+"""Of a table: a page of many thousands is read by nobody, and opens slowly."""
+
+
+_CAPTIONS = {
+    "curves": "Training loss and validation accuracy by epoch. Lines: mean of the seeds; bands: their range.",
+    "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % bootstrap interval{claimed}.",
+    "target": "Share of the seeds that have reached {target:.4g} validation accuracy, by seconds and by epochs of "
+    "training. A line that stays at 0 % never reaches it. Lines at the same height are drawn beside each other.",
+    "architecture": "Probability of each candidate by epoch of the search. Lines: mean of the seeds; bands: their "
+    "range.",
+    "parameters": "{judged} by the number of trained parameters. Dots: seeds.",
+    "sensitivity": "Best validation accuracy of each trial by the value tried. Stars: winners; crosses at the bottom: "
+    "diverged or failed.",
+    "budget": "Best validation accuracy to be expected of so many trials. Rings: another contestant takes the lead.",
+    "confusion": "Test images of each true class (rows), in percent, by the class they were taken for (columns); all "
+    "seeds together.",
+}
+
+
+@dataclass
+class _Figure:
+    source: str
+    alt: str
+    caption: str
+    width: int
+    kind: str
+
+
+@dataclass
+class _Part:
+    """A comparison, as the page shows it."""
+
+    comparison: Comparison
+    question: str
+    figures: dict[str, _Figure | None]
+    tables: list[Sheet]
+    classes: Sheet | None
+    on_test: bool
+    """Is the validation set the test set?"""
+    runs: Sheet
+    configs: list[tuple[str, str]]
+    commands: list[str]
+
+
+def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, drawn: list[str]) -> str:
+    """The page.
+
+    Args:
+        comparisons: what is compared.
+        tuning: how the settings were found, if they were tuned.
+        folder: where the page will lie; links are relative to it.
+        drawn: the files of the figures in it.
+    """
+    parts = [_part(comparison, folder, drawn, i, tuning) for i, comparison in enumerate(comparisons, 1)]
+    search = {}
+    if tuning is not None:
+        search = {
+            "tuned": _cut(winners(tuning)),
+            "flips": tuning.flips,
+            "figures": _figures(folder, drawn, ("sensitivity", "budget"), [e.tuned.label for e in tuning.entries]),
+            "ledger": _cut(_ledger(tuning, folder)),
+            "command": tune_command(tuning),
+        }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    runs = [run for part in parts for c in part.comparison.contestants for run in c.runs]
+    return environment.get_template("report.html.j2").render(parts=parts, tuning=search, versions=_versions(runs))
+
+
+def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, tuning: Tuning | None) -> _Part:
+    labels = [c.label for c in comparison.contestants]
+    classes = per_class(comparison)
+    return _Part(
+        comparison=comparison,
+        question=_question(labels) if comparison.ladder is None else "Which additions pay?",
+        figures=_figures(
+            folder, drawn, ("curves", "accuracy", "target", "confusion", "architecture", "parameters"), labels, number,
+            judged=comparison.judged.capitalize(), target=comparison.target,
+            claimed="; crosses: what a document claims" if comparison.claims else "",
+        ),
+        tables=[_cut(sheet) for sheet in main_sheets(comparison)],
+        classes=classes and _cut(classes),
+        on_test=comparison.contestants[0].runs[0]["protocol"]["validation"] == "test",
+        runs=_runs(comparison, folder),
+        configs=_configs(comparison),
+        commands=[] if tuning else commands_of(comparison),
+    )  # fmt: skip
+
+
+def _question(labels: list[str]) -> str:
+    if len(labels) == 1:
+        return labels[0]
+    few = labels if len(labels) <= 6 else [*labels[:5], f"{len(labels) - 5} more"]
+    return f"{', '.join(few[:-1])} or {few[-1]}?" if few is labels else f"{', '.join(few[:-1])} or one of {few[-1]}?"
+
+
+def _figures(
+    folder: Path, drawn: list[str], kinds: tuple[str, ...], labels: list[str], number: int = 1, **words: Any
+) -> dict[str, _Figure | None]:
+    found: dict[str, _Figure | None] = dict.fromkeys(kinds)
+    for kind in kinds:
+        if (name := file_name(kind, number)) in drawn:
+            content = (folder / name).read_bytes()
+            (pixels,) = struct.unpack(">I", content[16:20])
+            caption = _CAPTIONS[kind].format(**words)
+            alt = f"{caption} Contestants: {', '.join(labels[:MOST])}."
+            source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            found[kind] = _Figure(source, alt, caption, round(pixels / 1.5), kind)
+    return found
+
+
+def _cut(sheet: Sheet) -> Sheet:
+    """The sheet, or as much of it as can be read."""
+    most = max(sheet.left, 1) + MOST
+    rows, columns, note = sheet.rows, sheet.columns, sheet.note
+    if len(rows) > MOST_ROWS:
+        note += f" The first {MOST_ROWS} of {len(rows):,} rows; comparison.md has them all."
+    if len(columns) > most:
+        note += f" The first {most - sheet.left} of {len(columns) - sheet.left:,} columns; comparison.md has them all."
+    return replace(sheet, rows=[row[:most] for row in rows[:MOST_ROWS]], columns=columns[:most], note=note.strip())
+
+
+def _link(record: Record, folder: Path) -> str:
+    """The run's name, linked to its record if it is known where that lies."""
+    if "folder" not in record:
+        return str(record["run_id"])
+    path = Path(os.path.relpath(record["folder"], folder), "record.json")
+    return Markup('<a href="{}">{}</a>').format(quote(path.as_posix()), record["run_id"])
+
+
+def _ledger(tuning: Tuning, folder: Path) -> Sheet:
+    sheet = ledger(tuning)
+    records = [trial.record for entry in tuning.entries for trial in entry.trials]
+    rows = [
+        [*row[:-1], row[-1] if record is None else _link(record | {"folder": folder / FOLDER / row[-1]}, folder)]
+        for row, record in zip(sheet.rows, records, strict=True)
+    ]
+    return replace(sheet, rows=rows)
+
+
+def _runs(comparison: Comparison, folder: Path) -> Sheet:
+    """Every run with a link to its record."""
+    runs = [(c, run) for c in comparison.contestants for run in c.runs]
+    rows = []
+    for contestant, run in runs[:MOST_ROWS]:
+        best = "-" if run["best"] is None else f"{run['best']['val_acc']:.2%}"
+        test = "-" if run["test"] is None else f"{run['test']['acc']:.2%}"
+        spent = [str(len(run["history"])), f"{sum(row['seconds'] for row in run['history']):,.1f}"]
+        status = ": ".join(filter(None, [run["status"], records.reason(run)]))
+        rows.append([contestant.label, _link(run, folder), status, str(run["config"]["seed"]), best, test, *spent])
+    columns = ["contestant", "run", "status", "seed", "best validation", "test", "epochs", "seconds"]
+    left_out = len(runs) - MOST_ROWS
+    note = f"The first {MOST_ROWS}; {left_out:,} more are left out." if left_out > 0 else ""
+    return Sheet(f"Runs ({len(runs):,})", columns, rows, note, left=3)
+
+
+def _configs(comparison: Comparison) -> list[tuple[str, str]]:
+    """The config: what all contestants share, then what sets each apart, as `key: value` lines."""
+    told = [_flat(contestant) for contestant in comparison.contestants]
+    shared = {k: v for k, v in told[0].items() if all(k in config and config[k] == v for config in told)}
+    found = [("All contestants" if len(told) > 1 else told[0]["contestant"], shared)]
+    if len(told) > 1:
+        found += [(config["contestant"], {k: v for k, v in config.items() if k not in shared}) for config in told]
+    texts = [
+        (name, "\n".join(f"{k}: {v}" for k, v in values.items() if k != "contestant"))
+        for name, values in found[: MOST_ROWS + 1]
+    ]
+    if len(found) > MOST_ROWS + 1:
+        texts.append((f"{len(found) - MOST_ROWS - 1:,} more", "in config.yaml of each run"))
+    return texts
+
+
+def _flat(contestant: Contestant) -> dict[str, str]:
+    config = contestant.runs[0]["config"] | {"seed": sorted(run["config"]["seed"] for run in contestant.runs)}
+    return {"contestant": contestant.label} | {key: json.dumps(value) for key, value in identity.flat(config).items()}
+
+
+def _versions(runs: list[Record]) -> list[tuple[str, str]]:
+    """What was installed, and on which data: every value that the runs tell."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        told = {**run["environment"], "data": f"{run['data']['name']}, fingerprint {run['data']['fingerprint']}"}
+        for key, value in told.items():
+            found[key][str(value)] = None
+    return [(key, ", ".join(sorted(values))) for key, values in found.items()]

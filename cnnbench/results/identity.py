@@ -1,0 +1,75 @@
+"""The identity of a run: what in its config decides its numbers."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cnnbench.config.schema import Config, Search
+from cnnbench.config.targets import identity_of
+
+ARITHMETIC = 2
+"""Raised when the same config would give other numbers, a default's new value included: part of every identity."""
+
+
+def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written."""
+    elsewhere = {"lr", "name", "runs_dir", "force", "retry", "workers", "checkpoint", "hardware", "logger"}
+    elsewhere |= {"size", "small", "claims", "ladder"}  # what size=small leaves is in data.limit and epochs
+    kept = {k: v for k, v in config.items() if k not in elsewhere}
+    places = ("_target_", "root", "md5", "in_memory")
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
+    kept["model"] = {k: v for k, v in config["model"].items() if k != "init_from"}  # init_digest is in its place
+    if kept.get("search", {}).get("method", "none") == "none":  # whatever else is said of a search, there is none
+        kept["search"] = asdict(Search())
+    kept["precision"] = config["hardware"]["precision"]
+    kept["arithmetic"] = ARITHMETIC
+    return kept
+
+
+_DEFAULTS = experiment(asdict(Config()), "")
+
+
+def run_id(config: Config, optimizer: str, fingerprint: str) -> str:
+    """The run's folder: readable, and ending in a hash of the experiment, such as `adam-lr0.001-seed0-1a2b3c4d5e`."""
+    digest = hashlib.sha256(canonical(experiment(asdict(config), fingerprint)).encode()).hexdigest()[:10]
+    lr = "" if config.lr is None else f"-lr{config.lr:g}"
+    return f"{optimizer}{lr}-seed{config.seed}-{digest}"
+
+
+def canonical(experiment_: dict[str, Any]) -> str:
+    """An experiment as text, the same for the same numbers.
+
+    Keys at their default are left out, so that results outlive a version that has one key more.
+    """
+    return json.dumps(_plain(_without(experiment_, _DEFAULTS)), sort_keys=True)
+
+
+def _without(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from `defaults`, in all depths; `arithmetic` stays."""
+    said: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            if different := _without(value, defaults[key]):
+                said[key] = different
+        elif key not in defaults or key == "arithmetic" or _plain(value) != _plain(defaults[key]):
+            said[key] = value
+    return said
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by their full names, such as `optimizer.lr`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The same value with all numbers as floats: 1 and 1.0 are one experiment."""
+    if isinstance(value, dict):
+        return {str(key): identity_of(item) if key == "_target_" else _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file so that a kill or a full disk at any moment leaves the old one or the new one.
+
+    Args:
+        path: the file.
+        write: fills a temporary file in the same folder. It is synced to the disk before it takes the name `path`.
+
+    Raises:
+        OSError: it can't be written; the old file is untouched and the temporary one is removed.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def is_disk_failure(error: BaseException) -> bool:
+    """Whether the disk is full, gone or not writable, so that no later run would succeed either."""
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+    )

@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM, collected so that a run can end between two steps."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def collected_signals() -> Iterator[list[int]]:
+    """Within this context Ctrl-C and SIGTERM are only noted; the second Ctrl-C ends the process at once.
+
+    Yields:
+        The signal numbers received so far.
+    """
+    received: list[int] = []
+
+    def note(signum: int, _: object) -> None:
+        if signum in received and signum == signal.SIGINT:
+            os._exit(128 + signum)
+        received.append(signum)
+
+    # An ignored signal stays ignored: a shell ignores Ctrl-C for what runs in the background.
+    heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    try:
+        former = {s: signal.signal(s, note) for s in heeded}
+    except ValueError:  # not the main thread, which alone may handle signals
+        former = {}
+    try:
+        yield received
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,1 @@
+"""What is due, and where it runs: one run, sweeps, tunings and ladders; workers, Slurm and Ray."""

@@ -1,0 +1,96 @@
+"""How is a ladder climbed? `sweep` runs each rung's seeds; the next rung is due when they have ended."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from cnnbench.analysis.comparison import compare
+from cnnbench.analysis.ladder import START, JobsOf, Ladder, Rung, judge
+from cnnbench.config.compose import Engine, Job
+from cnnbench.data.images import ImageSet
+from cnnbench.report.terminal import show
+from cnnbench.results.records import Record
+from cnnbench.sweeps.run import folder_of
+from cnnbench.sweeps.sweep import carry_out, check_all
+from cnnbench.sweeps.workers import Task
+
+
+def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> int:
+    """Runs the start and each rung of the config's `ladder`, and shows the comparison.
+
+    Args:
+        jobs_of: makes the jobs of a rung.
+        rehearsed: the start's jobs, and those of each rung if all below it were kept.
+        images: those of each job of the start.
+        engine: what carries the runs to other machines, if anything does.
+
+    Returns:
+        The exit code, as `sweep.run_all`.
+
+    Raises:
+        ConfigError: a run can't be done; none was started.
+    """
+    jobs = [job for rung in rehearsed for job in rung]
+    check_all(zip(jobs, itertools.cycle(images)))
+    climber = _Climber(jobs_of, rehearsed[0], images)
+    climber.folder.mkdir(parents=True, exist_ok=True)
+    epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
+    due = deque(climber.begin())
+    results, code = carry_out(due, jobs[0].config.workers, len(jobs), epochs, engine, climber.after)
+    if any(result["status"] != "done" for result in results):
+        code = code or 1
+    if results:
+        show(compare(results, apart=True, ladder=climber.ladder), climber.folder)
+    return code
+
+
+class _Climber:
+    """What is due next, and what has been decided."""
+
+    def __init__(self, jobs_of: JobsOf, start: list[Job], images: list[ImageSet]) -> None:
+        self._jobs_of, self._start, self._images = jobs_of, start, images
+        config = start[0].config
+        self._rungs = list(config.ladder.items())
+        self.folder = Path(config.runs_dir).expanduser() / config.name
+        self.ladder = Ladder([])
+        self._ended: dict[str, Record] = {}
+
+    def begin(self) -> list[Task]:
+        """The runs of the start."""
+        return self._put(START, [], self._start)
+
+    def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
+        """What is due because a run has ended: the next rung, if it was the last run of its own."""
+        self._ended[record["run_id"]] = record
+        number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
+        if not all(run_id in self._ended for run_id in rung.runs):
+            return []
+        self._decide(rung, say)
+        self.ladder.write(self.folder)
+        if number > len(self._rungs):
+            return []
+        name, words = self._rungs[number - 1]
+        return self._put(f"+ {name}", words, self._jobs_of([*self.ladder.top, *words]))
+
+    def _put(self, name: str, words: list[str], jobs: list[Job]) -> list[Task]:
+        tasks = list(zip(jobs, self._images, strict=True))
+        self.ladder.rungs.append(Rung(name, words, [folder_of(*task).name for task in tasks]))
+        self.ladder.write(self.folder)
+        self._ended = {}
+        return tasks
+
+    def _decide(self, rung: Rung, say: Callable[[str], None]) -> None:
+        results = {r["config"]["seed"]: r["best"]["val_acc"] for r in self._ended.values() if r["status"] == "done"}
+        below = self.ladder.below(len(self.ladder.rungs) - 1)
+        if below is None:
+            rung.kept = True
+            self._results = results
+            return
+        images = next(iter(self._ended.values()))["data"]["sizes"]["val"]
+        pair = judge(self._results, results, images)
+        rung.kept = pair.verdict == "better"
+        change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"
+        say(f"{rung.name}: {change} on {below.name}, {pair.verdict}: {'kept' if rung.kept else 'left out'}")
+        if rung.kept:
+            self._results = results

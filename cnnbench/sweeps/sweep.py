@@ -1,0 +1,202 @@
+"""Which runs are due, in which order, and what happens when one fails?"""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from cnnbench.analysis.comparison import compare
+from cnnbench.config.compose import Engine, Job
+from cnnbench.data.images import ImageSet
+from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
+from cnnbench.report.terminal import show
+from cnnbench.results import records
+from cnnbench.results.records import Record
+from cnnbench.runtime.collectives import launch
+from cnnbench.runtime.progress import Sweep
+from cnnbench.search.checks import check_search
+from cnnbench.sweeps.launchers import elsewhere
+from cnnbench.sweeps.run import folder_of, follow, run
+from cnnbench.sweeps.workers import Ended, Task, side_by_side
+from cnnbench.training.parts import check_parts
+from cnnbench.training.transfer import identify
+
+
+def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
+    """Checks all jobs, runs them, and prints what came out.
+
+    Args:
+        jobs: what was asked for.
+        images: the images of each job.
+        engine: what carries the runs to other machines, if anything does.
+
+    Returns:
+        The exit code: 0 all done, 1 some diverged, failed or were killed, 130 or 143 interrupted.
+
+    Raises:
+        ConfigError: a job can't be run; none was started.
+    """
+    due: deque[Task] = deque(zip(jobs, images, strict=True))
+    check_all(due, alone=len(jobs) == 1)
+    config = jobs[0].config
+    if launch(config.hardware.accelerator, config.hardware.devices, config.hardware.nodes) > 0:
+        return follow(jobs[0], images[0])
+    epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
+    results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
+    if any(result["status"] != "done" for result in results):
+        code = code or 1
+    if len(jobs) > 1:
+        if results:
+            show(compare(results, apart=True), Path(config.runs_dir).expanduser() / config.name)
+    elif results:
+        _summary(results[0], folder_of(jobs[0], images[0]))
+    return code
+
+
+def check_all(tasks: Iterable[Task], alone: bool = False) -> None:
+    """Checks all runs, and prints what deserves a warning, each warning once.
+
+    Args:
+        tasks: the runs.
+        alone: there is one, and it may have several processes: each of them carries out the whole command.
+
+    Raises:
+        ConfigError: one of them can't be run.
+    """
+    warnings: dict[str, None] = {}
+    for job, images in tasks:
+        hardware = job.config.hardware
+        if hardware.processes > 1 and not alone:
+            raise ConfigError(
+                f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train one run "
+                f"at a time. Give each run a command of its own, or take 1 of both."
+            )
+        identify(job.config)
+        warnings |= dict.fromkeys(check_parts(job.config, images))
+        if job.config.search.method != "none":
+            check_search(job.config, images)
+    _warn(list(warnings))
+
+
+@rank_zero_only
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def carry_out(
+    due: deque[Task],
+    workers: int,
+    total: int,
+    epochs: int,
+    engine: Engine | None,
+    after: Callable[[Record, Callable[[str], None]], list[Task]] = lambda record, say: [],
+) -> tuple[list[Record], int]:
+    """Runs what is due, and what becomes due on the way.
+
+    Args:
+        due: the first runs.
+        workers: processes.
+        total: how many runs there will be.
+        epochs: of all runs together.
+        engine: what carries them to other machines, if anything does.
+        after: gives the runs that become due because one has ended; what it says stays on the screen.
+
+    Returns:
+        The records in the order in which the runs ended, and an exit code: 0; 1 a process was killed or a disk is full;
+        130 or 143 interrupted.
+    """
+    if total > 1:
+        print(f"{total} runs", file=sys.stderr)
+    workers = min(workers, total)
+    results: list[Record] = []
+    code = 0
+    with Sweep(total, epochs) as screen:
+        if engine:
+            running = elsewhere(due, workers, engine, screen)
+        else:
+            running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
+        waiting: set[str] = set()
+        with contextlib.closing(running):
+            for ended in running:
+                path = folder_of(*ended.task)
+                if ended.word == "busy":  # last; by then it is done, or free to be gone on with
+                    due.append(ended.task)
+                    if str(path) not in waiting:
+                        screen.say(f"{path}: another process is running it; waiting")
+                        waiting.add(str(path))
+                    elif len(waiting) == len(due):
+                        time.sleep(1)
+                    continue
+                if ended.exit_code > 128 or ended.word == "disk":
+                    code = max(ended.exit_code, 1)
+                    why = f"Stopped ({ended.message})" if ended.word else "Interrupted"
+                    screen.say(f"{why} with {len(results)} of {total} runs ended. The same command goes on.")
+                    break
+                waiting.discard(str(path))
+                if ended.exit_code != 0:
+                    how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
+                    how += f" ({ended.message})" if ended.message else ""
+                    screen.say(f"{path.name}: {how}; the same command goes on with it")
+                    code = 1
+                with contextlib.suppress(RecordError):
+                    result = records.read(path / "record.json") | {"folder": path}
+                    results.append(result)
+                    if total > 1 and ended.exit_code == 0:
+                        screen.say(_line(result))
+                    if result["status"] != "interrupted":
+                        due.extend(after(result, screen.say))
+    return results, code
+
+
+def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
+    """Runs what is due in this process."""
+    line = screen.line()
+    while due:
+        task = due.popleft()
+        try:
+            run(*task, line)
+        except Busy:
+            yield Ended(task, 0, "busy")
+        except Interrupted as interrupted:
+            yield Ended(task, interrupted.exit_code)
+        except OSError as error:
+            yield Ended(task, 1, "disk", str(error))
+        else:
+            yield Ended(task, 0)
+
+
+def _line(record: Record) -> str:
+    if record["status"] != "done":
+        return f"{record['run_id']}: {record['status']}: {records.reason(record)}"
+    test = "" if record["test"] is None else f", test {record['test']['acc']:.2%}"
+    return f"{record['run_id']}: validation {record['best']['val_acc']:.2%}{test}"
+
+
+def _summary(record: Record, folder: Path) -> None:
+    """What ran, what came out, where it lies."""
+    data, history, choices = record["data"], record["history"], record["choices"]
+    seconds = sum(row["seconds"] for row in history)
+    sizes = data["sizes"]
+    size = "" if record["parameters"] is None else f" ({record['parameters']:,} parameters)"
+    print(f"{choices['model']}{size} with {choices['optimizer']}, "
+          f"lr {record['config']['lr']}, on {data['name']}: {sizes['train']:,} training, {sizes['val']:,} validation, "
+          f"{sizes['test']:,} test images")  # fmt: skip
+    if record["protocol"]["validation"] == "test":
+        print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
+    if found := record["search"]:
+        print(f"found by search={found['method']}: {found['architecture']}; {found['image_passes']:,} image passes, "
+              f"{found['seconds']:.1f} s")  # fmt: skip
+    if record["status"] != "done":
+        print(f"{record['status']} after {len(history)} epochs: {records.reason(record)}")
+    if (best := record["best"]) is not None:
+        print(f"best validation accuracy {best['val_acc']:.2%}, epoch {best['epoch']} of {len(history)}")
+    if record["test"] is not None:
+        print(f"test accuracy {record['test']['acc']:.2%} at that epoch")
+    print(f"{seconds:.1f} s of training")
+    also = "" if found is None else ", conf/model/searched.yaml"
+    print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")

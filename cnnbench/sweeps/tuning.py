@@ -1,0 +1,188 @@
+"""How is each contestant's best setting found, at the same cost for all? Optuna proposes, `sweep` runs.
+
+What was proposed is written to `tuning.json` before it runs, and what came out is in the runs' records; so the same
+command, here or on another machine with the same folder, goes on where it stood.
+"""
+
+import itertools
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+
+from cnnbench.analysis import tuning
+from cnnbench.analysis.comparison import compare, load, load_tuning
+from cnnbench.analysis.tuning import Entry, Plan, words_of
+from cnnbench.config.compose import Composer, Engine, Job
+from cnnbench.config.spaces import Axis, Params, grid
+from cnnbench.data.images import ImageSet
+from cnnbench.errors import ConfigError
+from cnnbench.report.terminal import show
+from cnnbench.results.records import Record
+from cnnbench.sweeps.run import folder_of
+from cnnbench.sweeps.sweep import carry_out, check_all
+from cnnbench.sweeps.workers import Task
+
+
+def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> int:
+    """Runs all trials, then each winner with fresh seeds, and shows the comparison.
+
+    Args:
+        composer: makes a job of a setting.
+        plan: of `contestants`.
+        jobs: a job of each contestant.
+        images: each contestant's.
+        engine: what carries the runs to other machines, if anything does.
+
+    Returns:
+        The exit code, as `sweep.run_all`; a diverged trial is a result like any other.
+
+    Raises:
+        ConfigError: a contestant can't be run, or the folder holds another tuning.
+    """
+    config = jobs[0].config
+    if config.force:
+        raise ConfigError("force=true: a tuning goes on with what it has. Take another name= for a new one.")
+    check_all(zip(jobs, images, strict=True))
+    folder = Path(config.runs_dir).expanduser() / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _Study(composer, folder, _continued(plan, folder), images, config.workers, config.retry)
+    # In turn, so that all contestants have tried about as much if the tuning is stopped.
+    turns = itertools.zip_longest(*(study.due(i) for i in range(len(plan.contestants))))
+    due = deque(task for turn in turns for task in turn if task is not None)
+    pages = tuning.ledger(folder, study.plan)
+    total = sum(plan.trials - len(page.ended) + plan.seeds for page in pages)
+    results, code = carry_out(
+        due, config.workers, total, total * (config.search_epochs + config.epochs), engine, study.after
+    )
+    if any(r["status"] == "failed" or (r["config"]["test"] and r["status"] != "done") for r in results):
+        code = code or 1
+    if any(folder.glob("*/record.json")):
+        show(compare(load([folder]), apart=True), folder, load_tuning(folder))
+    return code
+
+
+def _continued(plan: Plan, folder: Path) -> Plan:
+    """The plan with the trials that its folder holds already.
+
+    Raises:
+        ConfigError: these are of another tuning; more trials or seeds are not another one.
+    """
+    before = tuning.read(folder)
+    if before is None:
+        return plan
+    for what in ("sampler", "seed"):
+        if getattr(before, what) != getattr(plan, what):
+            raise ConfigError(f"{folder}: was tuned with {what}={getattr(before, what)}. Take another name=.")
+    if [replace(c, trials=[]) for c in before.contestants] != plan.contestants:
+        raise ConfigError(f"{folder}: was tuned for other contestants or spaces. Take another name=.")
+    few = "exactly" if plan.sampler == "grid" else "at least"
+    if plan.trials < before.trials or (few == "exactly" and plan.trials > before.trials):
+        raise ConfigError(f"trials={plan.trials}: {folder} has {before.trials} already. Take {few} that many.")
+    return replace(plan, contestants=before.contestants)
+
+
+class _Study:
+    """What is due next for each contestant."""
+
+    def __init__(
+        self, composer: Composer, folder: Path, plan: Plan, images: list[ImageSet], workers: int, retry: bool
+    ) -> None:
+        self._composer, self._folder, self.plan, self._images = composer, folder, plan, images
+        self._lock = FileLock(folder / f".{tuning.FILE}.lock")
+        self._contestant: dict[str, int] = {}
+        """By run id: what was handed out, and for whom."""
+        # TPE learns from what has ended; it is asked for more at once only if workers would be idle otherwise.
+        self._ahead = -(-workers // len(plan.contestants)) if plan.sampler == "tpe" else plan.trials
+
+        self._retry = retry
+        for i, tuned in enumerate(plan.contestants):
+            if tuned.trials and folder_of(self._job(i, tuned.trials[0][0]), images[i]).name != tuned.trials[0][1]:
+                raise ConfigError(f"{folder}: {tuned.label} was tuned with another config. Take another name=.")
+
+    def due(self, i: int) -> list[Task]:
+        """The trials of contestant `i` that can be run now; when all have ended, its winner's runs."""
+        plan, tuned = self.plan, self.plan.contestants[i]
+        with self._lock:  # another process may have asked meanwhile
+            before = tuning.read(self._folder)
+            tuned.trials = before.contestants[i].trials if before else []
+            page = tuning.entry(self._folder, tuned)
+            while len(tuned.trials) < min(plan.trials, len(page.ended) + self._ahead):
+                params = _propose(plan, page, len(tuned.trials))
+                tuned.trials.append((params, folder_of(self._job(i, params), self._images[i]).name))
+            plan.write(self._folder)
+        page = tuning.entry(self._folder, tuned)
+        again = [t for t in page.trials if self._retry and t.status == "failed" and t.run_id not in self._contestant]
+        waiting = [t for t in page.trials if t not in page.ended] + again
+        if waiting or len(page.trials) < plan.trials:
+            jobs = [self._job(i, trial.params) for trial in waiting if trial.run_id not in self._contestant]
+        elif (winner := page.winner) is not None:
+            fresh = range(plan.seed + 1, plan.seed + 1 + plan.seeds)
+            jobs = [self._job(i, winner.params, seed) for seed in fresh]
+        else:
+            jobs = []
+        tasks = [(job, self._images[i]) for job in jobs]
+        new = [task for task in tasks if folder_of(*task).name not in self._contestant]
+        self._contestant |= {folder_of(*task).name: i for task in new}
+        return new
+
+    def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
+        """What is due because a run has ended."""
+        return self.due(self._contestant[record["run_id"]])
+
+    def _job(self, i: int, params: Params, seed: int | None = None) -> Job:
+        """A trial; or, with a seed, a winner's run."""
+        plan = self.plan
+        words = words_of(plan, plan.contestants[i], params, plan.seed if seed is None else seed)
+        (job,) = self._composer.jobs(words, multirun=False)
+        if seed is None:
+            job.config.test = False
+            job.config.runs_dir, job.config.name = str(self._folder), tuning.FOLDER
+        return job
+
+
+def _propose(plan: Plan, page: Entry, number: int) -> Params:
+    """The setting of trial `number`, counted from 0; all contestants get the same points of their spaces."""
+    space, seed = page.tuned.space, plan.seed
+    if plan.sampler == "grid":
+        return list(grid(space, plan.trials))[number]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    distributions = {key: _distribution(axis) for key, axis in space.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental; balanced only for powers of two
+        if plan.sampler == "quasi_random":
+            sobol = optuna.samplers.QMCSampler(seed=seed, scramble=True)
+            study = optuna.create_study(sampler=sobol)
+            study.ask()
+            asked = study.trials[0]
+            found = [sobol.sample_relative(study, asked, distributions) for _ in range(number + 1)]
+            return {key: _short(found[-1][key]) for key in space}
+        start = max(plan.trials // 3, 3)
+        tpe = optuna.samplers.TPESampler(n_startup_trials=start, multivariate=True, seed=seed * 100_003 + number)
+        study = optuna.create_study(direction="maximize", sampler=tpe)
+    for trial in page.ended:
+        state = optuna.trial.TrialState.FAIL if trial.status == "failed" else optuna.trial.TrialState.COMPLETE
+        value = None if trial.status == "failed" else trial.val_acc or 0.0  # diverged: as bad as can be
+        study.add_trial(
+            optuna.trial.create_trial(state=state, value=value, params=trial.params, distributions=distributions)
+        )
+    params = study.ask(distributions).params
+    return {key: _short(params[key]) for key in space}
+
+
+def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+    if axis.choices:
+        return optuna.distributions.CategoricalDistribution(axis.choices)
+    if axis.whole:
+        return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
+
+
+def _short(value: Any) -> Any:
+    """Four digits of a number are enough, and fit on a screen."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

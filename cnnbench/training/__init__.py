@@ -1,0 +1,1 @@
+"""One training: module, optimizers, schedules, regularizers, checkpoints and loggers."""

@@ -1,0 +1,70 @@
+"""How is a trained model used again?"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.config.schema import Regularizer
+from cnnbench.config.targets import build
+from cnnbench.data.datamodule import Normalize
+from cnnbench.data.images import decode
+from cnnbench.errors import CheckpointError, ConfigError
+from cnnbench.results import records
+from cnnbench.training import checkpoints, regularizers, transfer
+
+
+def load(run_folder: str | Path) -> nn.Module:
+    """The model of a run with its best epoch's weights, ready for images.
+
+    Args:
+        run_folder: `runs/NAME/RUN`.
+
+    Returns:
+        A module in evaluation mode that takes images (n, channels, height, width) with values from 0 to 255, bytes or
+        floats, normalises them as in training, and gives logits (n, classes).
+
+    Raises:
+        ConfigError: the folder holds no finished run.
+    """
+    return _model(Path(run_folder), _record(Path(run_folder)))
+
+
+def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[str, float]]]]:
+    """For each image file the classes with their probabilities, the most likely one first.
+
+    Raises:
+        ConfigError: no finished run, or an unreadable image.
+    """
+    record = _record(run_folder)
+    channels, height, width = record["data"]["shape"]
+    if height != width:
+        raise ConfigError(f"{run_folder}: was trained on images of {width}x{height}, not on squares.")
+    images = [torch.tensor(decode(path, height, channels == 1)).permute(2, 0, 1) for path in paths]
+    model = _model(run_folder, record)
+    with torch.inference_mode():
+        probabilities: Tensor = model(torch.stack(images)).softmax(1)
+    classes = record["data"]["classes"]
+    ranked = [sorted(zip(classes, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
+    return list(zip(paths, ranked, strict=True))
+
+
+def _record(folder: Path) -> records.Record:
+    record = records.of_run(folder)
+    if record["best"] is None or not (folder / "best.ckpt").exists():
+        raise ConfigError(f"{folder}: this run is {record['status']} and has no trained model.")
+    return record
+
+
+def _model(folder: Path, record: records.Record) -> nn.Module:
+    data = record["data"]
+    spec = record["search"]["model"] if record["search"] else record["config"]["model"]
+    spec = regularizers.put_in(Regularizer(**record["config"]["regularizer"]), transfer.own_keys(spec))
+    model = nn.Sequential()
+    model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
+    model.add_module("network", build("model", spec, tuple(data["shape"]), len(data["classes"])))
+    try:
+        model.load_state_dict(checkpoints.read(folder / "best.ckpt")["model"])
+    except CheckpointError as error:
+        raise ConfigError(f"{error}.") from None
+    return model.eval()

@@ -1,0 +1,84 @@
+"""`cnnbench list` and `cnnbench show`: what is done, running or failed, and one run in full."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import record
+from filelock import FileLock
+
+from cnnbench.results import records
+
+DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 logger=none"
+
+
+def test_list(command, here: Path) -> None:
+    assert command(f"-m {DIGITS} epochs=2 optimizer=sgd lr=0.05,1e9").code == 1
+    assert command(f"{DIGITS} epochs=3 optimizer=adam").code == 0
+    path = next(path for path in records.find(here / "runs") if path.parent.name.startswith("adam"))
+    records.write(path, records.read(path) | {"status": "interrupted"})
+    (here / "runs" / "default" / "torn").mkdir()
+    (here / "runs" / "default" / "torn" / "record.json").write_text("{")
+
+    result = command("list runs --json")
+    assert (result.code, "torn" in result.err) == (0, True)
+    found = {"".join(Path(row["run"]).name.split("-")[:2]): row for row in json.loads(result.out)}
+    assert {name: row["status"] for name, row in found.items()} == {
+        "adamlr0.001": "interrupted", "sgdlr0.05": "done", "sgdlr1e+09": "diverged"
+    }  # fmt: skip
+    done = record(here / "runs" / "default" / Path(found["sgdlr0.05"]["run"]).name)
+    assert found["sgdlr0.05"] == {
+        "run": f"default/{done['run_id']}",
+        "status": "done",
+        "epochs": 2,
+        "of": 2,
+        "val_acc": max(row["val_acc"] for row in done["history"]),
+        "test_acc": done["test"]["acc"],
+        "seconds": sum(row["seconds"] for row in done["history"]),
+    }
+    assert (found["sgdlr1e+09"]["test_acc"], found["adamlr0.001"]["epochs"]) == (None, 3)
+
+    with FileLock(path.parent / ".lock"):  # as a run holds it
+        lines = command("list").out.splitlines()
+    assert lines[0].strip() == "runs: 3 runs"
+    (adam,) = (line for line in lines if "adam" in line)
+    assert [cell.strip() for cell in adam.split("│")[2:4]] == ["running", "3/3"]
+    assert f"{done['test']['acc']:.2%}" in "".join(lines)
+
+
+def test_show(command, here: Path) -> None:
+    assert command(f"{DIGITS} epochs=2 optimizer=momentum lr=0.02").code == 0
+    done = record(here / "runs")
+    folder = f"runs/default/{done['run_id']}"
+    assert json.loads(command(f"show {folder} --json").out) == done
+    shown = command(f"show {folder}").out
+    assert shown.startswith(f"{done['run_id']}: done")
+    settings = {cells[1].strip(): cells[2].strip() for line in shown.splitlines() if len(cells := line.split("│")) == 4}
+    assert (settings["optimizer.momentum"], settings["optimizer.lr"], settings["data.limit"]) == ("0.9", "0.02", "60")
+    assert "clip" not in settings  # at its default
+    assert settings["all"] == f"{done['test']['acc']:.2%}"
+    epochs = [cells for line in shown.splitlines() if len(cells := line.split("│")) == 9]
+    assert [cells[1].strip() for cells in epochs] == ["1", "2"]
+    assert epochs[1][5].strip() == f"{done['history'][1]['val_acc']:.4g}"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("list nowhere", "nowhere: there is no such folder."),
+        ("show nowhere", "nowhere: holds no run (no record.json)."),
+    ],
+)
+def test_nothing_there(command, here: Path, words: str, says: str) -> None:
+    result = command(words)
+    assert (result.code, result.out, result.err) == (2, "", f"cnnbench: {says}\n")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["list", "."], ["show", "."]])
+def test_no_torch(here: Path, words: list[str]) -> None:
+    program = "import sys; from cnnbench.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"

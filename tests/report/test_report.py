@@ -1,0 +1,225 @@
+"""report.html and the figures: what is in them, and how the page looks in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from made_records import made, write
+from PIL import Image
+
+from cnnbench.analysis.tuning import FOLDER, Plan, Tuned
+from cnnbench.config.spaces import Axis
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """What a page shows, and what it refers to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.references, self.alts, self.tags = "", [], [], set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        given = dict(attrs)
+        self.references += [given[key] for key in ("src", "href", "srcset", "action") if given.get(key)]
+        if tag == "img":
+            self.alts.append(given["alt"])
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def runs(names: tuple[str, ...] = ("sgd", "adam"), seeds: int = 3) -> list[dict]:
+    return [
+        made(f"optimizer={name} seed={seed}", (0.3, 0.5 + 0.1 * i + 0.01 * seed), 0.5 + 0.1 * i)
+        for i, name in enumerate(names)
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def tuned(here: Path, diverged: bool = True) -> Path:
+    """A folder as `tune` leaves it: momentum is better with one trial, adam with more."""
+    folder = write(here / "runs", *runs(("momentum", "adam")))
+    contestants = []
+    for name, results in {"momentum": (0.5, 0.5, 0.5), "adam": (0.1, 0.7, None)}.items():
+        space, trials = {"lr": Axis(1e-4, 1.0, log=True)}, []
+        for lr, accuracy in zip((0.001, 0.01, 0.1), results, strict=True):
+            lost = {"status": "diverged"} if accuracy is None and diverged else {}
+            trial = made(f"optimizer={name} seed=0 lr={lr}", () if lost else (accuracy or 0.2,), **lost)
+            write(folder / FOLDER, trial)
+            trials.append(({"lr": lr}, trial["run_id"]))
+        contestants.append(Tuned(name, [f"optimizer={name}"], space, trials))
+    Plan("quasi_random", 3, 3, 0, ["data=digits", "name=t"], contestants).write(folder)
+    return folder
+
+
+def test_the_page_tells_all_and_needs_nothing_else(command, here: Path) -> None:
+    write(here / "runs", *runs(), made("optimizer=momentum", (), status="failed"))
+    assert command("compare runs").code == 0
+    page = Page(here / "runs" / "report.html")
+    for words in ("sgd", "adam", "momentum", "failed: broken", "1x8x8, 90 training", "adam has the best validation"):
+        assert words in page.text
+    commands = re.findall(r"cnnbench -m .*", page.text)
+    setting = "data=digits model=document_cnn optimizer"
+    assert commands == [f"cnnbench -m {setting}={name} seed=1,2,3" for name in ("adam", "sgd")]
+    assert len(page.alts) == 4
+    assert all("Contestants: adam, sgd" in alt for alt in page.alts)
+    assert not {"script", "link", "iframe", "object"} & page.tags
+    links = [link for link in page.references if not link.startswith("data:image/png;base64,")]
+    assert len(links) == 7
+    assert all((here / "runs" / unquote(link)).is_file() for link in links)
+    assert not re.search(r"https?:", (here / "runs" / "report.html").read_text())
+
+
+def test_a_tuning_is_told(command, here: Path) -> None:
+    folder = tuned(here)
+    assert command("compare runs").code == 0
+    page = Page(folder / "report.html")
+    assert "cnnbench tune data=digits name=t optimizer=momentum,adam trials=3 seeds=3" in page.text
+    assert "With one trial momentum leads, adam from" in page.text
+    assert any(link.startswith("trials/adam-lr0.1-") for link in page.references)
+    assert len(page.alts) == 6
+
+
+def test_a_tuning_as_json(command, here: Path) -> None:
+    tuning = json.loads(command(f"compare --json {tuned(here)}").out)["tuning"]
+    assert [(c["label"], c["winner"], c["edges"]) for c in tuning["contestants"]] == [
+        ("momentum", {"lr": 0.001}, ["lr"]),
+        ("adam", {"lr": 0.01}, []),
+    ]
+    adam = tuning["contestants"][1]
+    assert adam["space"] == {"lr": {"low": 1e-4, "high": 1.0, "log": True, "choices": []}}
+    assert [(t["number"], t["status"], t["val_acc"]) for t in adam["trials"]] == [
+        (1, "done", 0.1), (2, "done", 0.7), (3, "diverged", None)
+    ]  # fmt: skip
+    assert tuning["expected_best"]["momentum"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_the_same_records_give_the_same_files(command, here: Path) -> None:
+    folder = tuned(here)
+    command("compare runs")
+    first = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".html", ".png")}
+    assert len(first) == 7
+    command("compare runs")
+    assert {name: (folder / name).read_bytes() for name in first} == first
+
+
+def test_hostile_words_are_only_words(command, here: Path) -> None:
+    hostile = "<script>alert(1)</script>$_{\"'"
+    bad = made("optimizer=adam", (), status="failed")
+    bad |= {"error": hostile, "environment": {"python": hostile, hostile: hostile}}
+    bad["data"]["classes"] = [hostile, "飛"]
+    good = made("optimizer=sgd")
+    good["data"]["classes"] = bad["data"]["classes"]
+    bad["choices"]["optimizer"] = good["choices"]["model"] = hostile
+    write(here / "runs", bad, good)
+    assert command("compare runs").code == 0
+    page = Page(here / "runs" / "report.html")
+    assert "script" not in page.tags
+    assert page.text.count(hostile) >= 5
+
+
+def test_several_comparisons_each_have_their_figures(command, here: Path) -> None:
+    write(here / "runs", *runs(), made("optimizer=sgd data.val=test"))
+    assert command("compare runs apart=true").code == 0
+    page = Page(here / "runs" / "report.html")
+    assert len(page.alts) == 8
+    assert "Validation is the test set" in page.text
+    assert (here / "runs" / "accuracy-2.png").exists()
+
+
+def test_many_contestants_and_runs_are_cut(command, here: Path) -> None:
+    one = made("optimizer=adam", (0.5,))
+    many = [one | {"run_id": str(i), "config": one["config"] | {"lr": i, "epochs": i}} for i in range(1, 221)]
+    write(here / "runs", *many)
+    assert command("compare runs").code == 0
+    page = Page(here / "runs" / "report.html")
+    assert "The first 200; 20 more are left out." in page.text
+    assert "The first 200 of 220 rows" in page.text
+    with Image.open(here / "runs" / "curves.png") as picture:
+        assert picture.height < 2000
+
+
+def test_nothing_finished(command, here: Path) -> None:
+    write(here / "runs", made("optimizer=adam", (), status="failed"), made("optimizer=sgd", (), status="diverged"))
+    assert command("compare runs").code == 0
+    assert Page(here / "runs" / "report.html").alts == []
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_figures_of_edge_cases(command, here: Path, missed: bool) -> None:
+    one = made("optimizer=adam", (0.5,))
+    one["history"][0] |= {"train_loss": 0.0, "seconds": 0.0}
+    one["test"] = {"acc": 0.5, "loss": 1.0, "per_class": [None, 0.5], "confusion": [[0, 0], [1, 1]]}
+    write(here / "runs", one)
+    assert command(f"compare runs target={1 if missed else 0}").code == 0
+
+
+def test_many_classes_have_no_confusion_figure(command, here: Path) -> None:
+    one = made("optimizer=adam")
+    one["data"]["classes"] = [f"class {i}" for i in range(30)]
+    one["test"] |= {"per_class": [0.5] * 30, "confusion": [[1] * 30] * 30}
+    write(here / "runs", one)
+    assert command("compare runs").code == 0
+    assert not (here / "runs" / "confusion.png").exists()
+    assert "class 29" in Page(here / "runs" / "report.html").text
+
+
+@pytest.mark.parametrize(("other", "drawn"), [(1049, False), (1050, True)])
+def test_sizes_that_differ_by_a_twentieth_have_a_figure(command, here: Path, other: int, drawn: bool) -> None:
+    sizes = {"adam": 1000, "sgd": other}
+    write(here / "runs", *(made(f"optimizer={name}") | {"parameters": count} for name, count in sizes.items()))
+    assert command("compare runs").code == 0
+    assert (here / "runs" / "parameters.png").exists() == drawn
+
+
+def test_a_tuning_without_a_winner(command, here: Path) -> None:
+    folder = tuned(here)
+    for path in folder.glob("trials/*/record.json"):
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | {"status": "failed", "best": None, "error": "broken", "test": None}))
+    assert command("compare runs").code == 0
+    assert "none: no trial came to its end" in Page(folder / "report.html").text
+
+
+MEASURE = """
+<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  width: innerWidth, content: document.documentElement.scrollWidth,
+  broken: [...document.images].filter(image => !image.naturalWidth).length,
+  asked: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
+}), "*"))</script>
+"""
+FRAME = """<!doctype html><style>body {{ margin: 0 }}</style>
+<script>addEventListener("message", event => document.title = event.data)</script>
+<iframe src="copy.html" style="border: 0; width: {width}px; height: {height}px"></iframe>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(command, here: Path, tmp_path: Path, width: int) -> None:
+    folder = tuned(here)
+    command("compare runs")
+    page = (folder / "report.html").read_text().replace("<details>", "<details open>")
+    allowed = page.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")
+    (tmp_path / "copy.html").write_text(allowed + MEASURE)
+    height = 9000 if width < 500 else 6000
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=height))  # windows have at least 500 pixels
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options += f" --disable-component-update --disable-sync --hide-scrollbars --window-size={max(width, 500)},{height}"
+    words = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'shot.png'}", "--dump-dom"]
+    command_line = [str(BROWSER), *options.split(), *words, (tmp_path / "frame.html").as_uri()]
+    with (tmp_path / "dom.html").open("w") as out:  # no pipe: what the browser leaves running would hold it open
+        subprocess.run(command_line, stdout=out, stderr=subprocess.DEVNULL, check=True, timeout=120)
+    (told,) = re.findall(r"<title>(.*?)</title>", (tmp_path / "dom.html").read_text())
+    assert json.loads(told) == {"width": width, "content": width, "broken": 0, "asked": 0}
+    with Image.open(tmp_path / "shot.png") as picture:
+        assert len(picture.convert("RGB").crop((0, 0, width, 2000)).getcolors(10**7) or []) > 100

@@ -1,0 +1,74 @@
+"""Escape codes: none where nothing interprets them, and no colours where a person wants none."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import on_terminal
+from made_records import made, write
+
+CNNBENCH = [sys.executable, "-m", "cnnbench"]
+CONTROL = re.compile(r"[\x1b\x08]|\r(?!\n)")
+COLOUR = re.compile(r"\x1b\[(\d+;)*(3[0-9]|4[0-9]|9[0-7]|10[0-7])(;\d+)*m")
+SWEEP = "-m data=digits data.limit=200 epochs=1 logger=none optimizer=sgd,adam"
+
+
+def terminal(words: str, **environment: str) -> str:
+    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    return on_terminal([*CNNBENCH, *words.split()], kept | environment)
+
+
+def test_bars_are_for_terminals_and_colours_for_those_who_want_them(here: Path) -> None:
+    coloured = terminal(SWEEP, TERM="xterm-256color")
+    assert COLOUR.search(coloured)
+    plain = terminal(f"{SWEEP} force=true", TERM="xterm-256color", NO_COLOR="1")
+    assert "\x1b[2K" in plain  # the bar is drawn
+    assert "Accuracy" in plain
+    assert not COLOUR.search(plain)
+    dumb = terminal(f"{SWEEP} force=true", TERM="dumb")
+    assert "Accuracy" in dumb
+    assert not CONTROL.search(dumb)
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_pipe_gets_text(command, here: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    trained = command(SWEEP)
+    assert "2 runs" in trained.err
+    assert not CONTROL.search(trained.out + trained.err)
+    run = next(path.parent for path in here.rglob("record.json"))
+    for words in (
+        "--help", "list", f"show {run}", "compare runs/default", "preview data=digits", f"predict {run} preview.png",
+        "tune data=digits data.limit=200 epochs=1 logger=none optimizer=sgd trials=1 seeds=1", "lr=x",
+    ):  # fmt: skip
+        result = command(words)
+        assert result.out + result.err
+        assert not CONTROL.search(result.out + result.err), words
+
+
+def test_without_bars_there_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    from cnnbench.runtime import progress
+
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    clock = iter((0.0, 11.0, 11.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, 12.0))
+    with progress.Sweep(1, 3) as sweep:
+        line = sweep.line()
+        line.start("adam-seed0", 3)
+        line.epoch({"epoch": 1, "train_loss": 0.5, "val_acc": 0.25, "images_per_second": 100.0})
+    assert "adam-seed0: epoch 1/3, training loss 0.500, validation accuracy 25.00%" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["list", "list --json", "compare runs", "compare --json runs", "--cfg job", "--help"])
+def test_a_reader_that_has_seen_enough(here: Path, words: str) -> None:
+    write(here / "runs", *(made(f"optimizer=sgd seed={seed}") for seed in (1, 2)))
+    shell = f"{' '.join(CNNBENCH)} {words} | head -n 1"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""
+    assert (here / "runs" / "report.html").exists() == (words == "compare runs")  # whole, whoever reads the table

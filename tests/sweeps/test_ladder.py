@@ -1,0 +1,197 @@
+"""A ladder: each rung stands on what was kept below it, and stays if it pays."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cnnbench.analysis import ladder
+from cnnbench.analysis.ladder import Ladder, Rung, judge
+from cnnbench.config.compose import Job, config_source
+from cnnbench.config.schema import Data
+from cnnbench.data.images import digits
+from cnnbench.errors import ConfigError
+from cnnbench.sweeps.ladder import _Climber
+from cnnbench.sweeps.run import folder_of
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+EXPERIMENT = """\
+# @package _global_
+name: up
+lr: 1.0e-5
+ladder:
+  rate: [lr=0.01]
+  nothing: [optimizer.eps=1e-8]
+  harm: [regularizer.l2=10]
+  smoothing: [regularizer.label_smoothing=0.1]
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 0,1,2
+"""
+UP = "experiment=up --config-dir mine data=digits data.limit=600 batch_size=16 epochs=2"
+
+
+@pytest.fixture
+def mine(here: Path) -> Path:
+    path = here / "mine" / "experiment" / "up.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def climbed(here: Path) -> Ladder:
+    found = ladder.read(here / "runs" / "up")
+    assert found is not None
+    return found
+
+
+def test_judged_by_a_paired_t_test() -> None:
+    # Differences 0.02, 0.03, 0.04: mean 0.03, deviation 0.01, t = 0.03 / (0.01 / sqrt(3)) = 5.196 with 2 degrees of
+    # freedom: p = 0.0351.
+    pair = judge({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.52, 1: 0.63, 2: 0.74}, images=1000)
+    assert pair.difference == pytest.approx(0.03)
+    assert pair.p == pytest.approx(0.0351, abs=1e-4)
+    assert pair.verdict == "better"
+    # 0.00, 0.03, 0.06: deviation 0.03, t = 1.732: p = 0.225.
+    pair = judge({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.5, 1: 0.63, 2: 0.76}, images=1000)
+    assert pair.p == pytest.approx(0.225, abs=1e-3)
+    assert pair.verdict == "not distinguishable"
+    # Two seeds that gain one image of ten alike: no deviation is believed to be below a tenth. t = sqrt(2), 1 degree.
+    pair = judge({0: 0.5, 1: 0.6}, {0: 0.6, 1: 0.7}, images=10)
+    assert pair.p == pytest.approx(0.392, abs=1e-3)
+
+
+def test_a_rung_stands_on_the_last_one_kept() -> None:
+    ladder = Ladder(
+        [Rung("start", [], ["a"], True), Rung("+ b", ["x=1"], ["b"], True), Rung("+ c", ["y=1"], ["c"], False),
+         Rung("+ d", ["z=1"], ["d"], None), Rung("+ e", [], ["a"], None)]
+    )  # fmt: skip
+    assert [below and below.name for below in map(ladder.below, range(5))] == [None, "start", "+ b", "+ b", "+ b"]
+    assert ladder.top == ["x=1"]
+    assert ladder.labels == {"a": "start", "b": "+ b", "c": "+ c", "d": "+ d"}
+
+
+def test_climbs_and_leaves_out_what_does_not_pay(command, here: Path, mine: Path) -> None:
+    listed = command(f"{UP} --dry-run").out.splitlines()
+    assert listed[0] == "15 runs"
+    assert listed[1:5] == ["start: seed=0", "start: seed=1", "start: seed=2", "rate: seed=0"]
+    assert not (here / "runs").exists()
+
+    result = command(UP)
+    assert result.code == 0, result.err
+    ladder = climbed(here)
+    assert [rung.name for rung in ladder.rungs] == ["start", "+ rate", "+ nothing", "+ harm", "+ smoothing"]
+    assert [rung.kept for rung in ladder.rungs][:4] == [True, True, False, False]
+    assert "+ harm: validation accuracy -" in result.err
+    assert "+ nothing: validation accuracy +0.00 points on + rate, not distinguishable: left out" in result.err
+    assert ladder.rungs[2].runs == ladder.rungs[1].runs  # the same experiment, and so not run again
+    runs = {path.parent.name: json.loads(path.read_text()) for path in (here / "runs" / "up").glob("*/record.json")}
+    assert len(runs) == 12
+    for rung in ladder.rungs:
+        assert [runs[run_id]["config"]["seed"] for run_id in rung.runs] == [0, 1, 2]
+    (last,) = {(runs[i]["config"]["lr"], runs[i]["config"]["regularizer"]["l2"]) for i in ladder.rungs[4].runs}
+    assert last == (0.01, 0.0)  # rate is below it, harm isn't
+
+    # Gone on with after a run was lost: that one alone is run again, and nothing is decided otherwise.
+    lost = here / "runs" / "up" / ladder.rungs[1].runs[1]
+    times = {path: path.stat().st_mtime_ns for path in (here / "runs" / "up").glob("*/record.json")}
+    for path in lost.glob("*"):
+        path.unlink()
+    assert command(UP).code == 0
+    assert climbed(here) == ladder
+    assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {lost / "record.json"}
+
+    lines = (here / "runs" / "up" / "comparison.md").read_text().splitlines()
+    start = lines.index("### Ladder") + 2
+    names, _, *cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines[start : start + 6]]
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
+    assert [row["kept"] for row in rows] == ["yes", "yes", "no", rows[3]["kept"]]
+    means = [float(row["validation"].rstrip("%")) for row in rows]
+    changes = [float(row["change"].split(" [")[0]) for row in rows[1:]]
+    assert changes == pytest.approx([means[1] - means[0], means[2] - means[1], means[3] - means[1]], abs=0.011)
+
+    before = (here / "runs" / "up" / "comparison.md").read_bytes()
+    assert command("compare runs/up").code == 0
+    assert (here / "runs" / "up" / "comparison.md").read_bytes() == before
+    (here / "runs" / "up" / "ladder.json").write_text("{")
+    torn = command("compare runs/up")
+    assert torn.code == 0
+    assert "ladder.json: edited or damaged" in torn.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("seed=0", "a ladder needs several"),
+        ("seed=0,1 optimizer=sgd,adam", "optimizer=sgd: a ladder sweeps over seeds alone"),
+        ("ladder=3", "ladder: must be a list of overrides for each name, such as {faster: [lr=0.1]}"),
+    ],
+)
+def test_refuses_other_sweeps(command, here: Path, mine: Path, words: str, says: str) -> None:
+    refused(command(f"{UP} {words}"), says, here)
+
+
+@pytest.mark.parametrize(
+    ("rung", "says"),
+    [
+        ("[optimzer=sgd]", "ladder, x: optimzer=sgd: there is no key 'optimzer'. Did you mean 'optimizer'?"),
+        ("[lr=-1]", "ladder, x: lr=-1"),
+        ("[data.limit=100]", "ladder, x: of the data a rung may change data.normalize alone"),
+        ('["optimizer=sgd,adam"]', "ladder, x: optimizer=sgd: a rung is no sweep"),
+        ("lr=0.1", "experiment/up.yaml: ladder.x: must be a list of overrides"),
+        ("[model.kernel_size=0]", "kernel_size"),
+    ],
+)
+def test_refuses_a_rung(command, here: Path, mine: Path, rung: str, says: str) -> None:
+    head, tail = EXPERIMENT.split("  rate")[0], EXPERIMENT[EXPERIMENT.index("hydra:") :]
+    mine.write_text(f"{head}  x: {rung}\n{tail}")
+    refused(command(UP), says, here)
+
+
+def refused(result, says: str, here: Path) -> None:
+    assert result.code == 2, result.err
+    assert says in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (here / "runs").exists()
+
+
+def test_a_later_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ladder.json").write_text('{"schema_version": 99, "rungs": []}')
+    with pytest.raises(ConfigError, match="schema_version 99"):
+        ladder.read(tmp_path)
+
+
+def test_a_gain_within_noise_is_left_out(here: Path, mine: Path) -> None:
+    words = shlex.split(UP.replace("--config-dir mine", ""))
+    results = {  # by rung, for seeds 0, 1 and 2; the verdicts are those of test_judged_by_a_paired_t_test
+        "start": [0.5, 0.6, 0.7],
+        "+ rate": [0.5, 0.63, 0.76],  # 3 points more in the mean
+        "+ nothing": [0.52, 0.63, 0.74],  # 3 points more, and better
+        "+ harm": [0.5, 0.6, 0.7],
+        "+ smoothing": [0.62, 0.73, 0.84],
+    }
+    said: list[str] = []
+    with config_source(here / "mine") as composer:
+
+        def jobs_of(added: list[str]) -> list[Job]:
+            return composer.jobs([*words, *added], multirun=False)
+
+        climber = _Climber(jobs_of, jobs_of([]), [digits(Data())] * 3)
+        climber.folder.mkdir(parents=True)
+        due = climber.begin()
+        while due:
+            now, due = due, []
+            accuracies = results[climber.ladder.rungs[-1].name]
+            for task, accuracy in zip(now, accuracies, strict=True):
+                assert due == []  # the next rung waits for the last seed
+                ended = {"run_id": folder_of(*task).name, "status": "done", "config": {"seed": task[0].config.seed}}
+                due = climber.after(
+                    ended | {"best": {"val_acc": accuracy}, "data": {"sizes": {"val": 1000}}}, said.append
+                )
+    assert [rung.kept for rung in climber.ladder.rungs] == [True, False, True, False, True]
+    assert said[0] == "+ rate: validation accuracy +3.00 points on start, not distinguishable: left out"
+    assert said[3] == "+ smoothing: validation accuracy +10.00 points on + nothing, better: kept"
