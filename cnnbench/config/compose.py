@@ -36,7 +36,7 @@ _OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
 the judge."""
 
-_SUMS = ("augment", "logger", "regularizer")
+_SUMS = ("augment", "callbacks", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
 
 
@@ -244,10 +244,18 @@ class Composer:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
     def _compose(self, words: list[str]) -> DictConfig:
+        words = [relocated for word in words for relocated in self._relocated(word)]
         try:
             return compose("config", [*self._search, *words], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error)) from None
+
+    def _relocated(self, word: str) -> list[str]:
+        """`callbacks=[a,b]` so that each file, which has a `_target_`, gets a place of its own below `callbacks`."""
+        override = self._parser.parse_override(word)
+        if override.key_or_group != "callbacks" or override.is_sweep_override():
+            return [word]
+        return ["callbacks=none", *(f"+callbacks@callbacks.{name}={name}" for name in self._options_of(override))]
 
     def _member(self, name: Any) -> Any:
         """The config of an ensemble's member, which is named by its option of the group `model`."""
@@ -267,6 +275,7 @@ class Composer:
             raise ConfigError(_one_line(error)) from None
         assert isinstance(config, Config)
         _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
+        config.callbacks = _by_name(config.callbacks, str(choices.get("callbacks")))
         if "members" in config.model:
             config.model["members"] = [self._member(name) for name in config.model["members"]]
         if config.size == "small":
@@ -275,9 +284,21 @@ class Composer:
             config.epochs = min(config.epochs, small.epochs)
         taken = {group: str(choices[group]) for group in GROUPS if choices.get(group) is not None}
         for override in self._parse([*fixed, *combination]):  # Hydra doesn't tell when a group has several options
-            if override.key_or_group in _SUMS and isinstance(override.value(), list):
+            several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
+            if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
         return Job(config, taken, tuple(word.lstrip("+") for word in combination))
+
+
+def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:
+    """Callbacks by name: a file holds one `_target_`, or several under names of their own."""
+    if "_target_" in callbacks:  # chosen in an experiment's defaults
+        return {option: callbacks}
+    found: dict[str, Any] = {}
+    for name, spec in callbacks.items():
+        inner = isinstance(spec, dict) and "_target_" not in spec
+        found |= spec if inner else {name: spec}
+    return found
 
 
 def _is_open(key: str) -> bool:

@@ -339,6 +339,8 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)
     """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
     logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Callbacks of Lightning's, each under its name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
     loss: str = "cross_entropy"

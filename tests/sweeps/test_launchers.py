@@ -195,12 +195,11 @@ def test_a_key_that_the_launcher_does_not_have(command, here: Path) -> None:
 
 def test_a_run_whose_time_is_up_is_gone_on_with(here: Path, monkeypatch) -> None:
     """submitit's signal, amid a run; what Slurm does with it was not tried."""
-    from cnnbench.sweeps import run
 
     with config_source(None) as composer:
         jobs = composer.jobs(shlex.split("data=digits epochs=3"), multirun=False)
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"job": {"num": 0}}))
-    real = run._Keep.on_train_epoch_end
+    real = training._Watch.on_train_epoch_end
 
     def timed_out(self, *arguments) -> None:
         signal.raise_signal(signal.SIGUSR2)
@@ -210,7 +209,7 @@ def test_a_run_whose_time_is_up_is_gone_on_with(here: Path, monkeypatch) -> None
     before = signal.getsignal(signal.SIGUSR2)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(run._Keep, "on_train_epoch_end", timed_out)
+            patched.setattr(training._Watch, "on_train_epoch_end", timed_out)
             code, word, _ = runs(OmegaConf.create())
         assert (code, word) == (1, "")
         (record,) = found(here, "default")
