@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from cnnbench.images import load
 from cnnbench.machine import Interrupted, signals
 from cnnbench.progress import Sweep
 from cnnbench.run import Busy, finished, folder_of, run
-from cnnbench.schema import ConfigError
+from cnnbench.schema import ConfigError, nearest
 from cnnbench.workers import Ended, Task
 
 Outcome = tuple[int, str, str]
@@ -248,6 +249,12 @@ class _Ray:
         import ray
 
         self._settings, self._ray = settings.ray, ray
+        allowed = [key for key in signature(ray.init).parameters if key != "kwargs"]
+        for key in self._settings.init:
+            if key not in allowed and not key.startswith("_"):
+                raise ConfigError(
+                    f"hydra.launcher.ray.init.{key}: ray.init has no such argument.{nearest(key, allowed)}"
+                )
 
     def submit(self, jobs: list[Job]) -> list[Any]:
         task = self._ray.remote(**self._settings.remote)(_Run.__call__)
