@@ -175,38 +175,39 @@ class TestSlurm:
 
     @staticmethod
     def array() -> str:
-        command = ["squeue", "--me", "--noheader", "--format=%A"]
+        command = ["squeue", "--me", "--noheader", "--format=%F"]
         (number,) = {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[:1]}
         return number
 
     def test_scancel_costs_one_run(self, here: Path) -> None:
-        words = "-m hydra/launcher=submitit_slurm data=digits epochs=60 seed=0,1"
+        words = "-m hydra/launcher=submitit_slurm data=digits epochs=30 seed=0,1"
         process = started(here, words)
         wait_for_epochs(here, process, 2)
         subprocess.run(["scancel", f"{self.array()}_0"], check=True)
         _, err = process.communicate(timeout=120)
         assert (process.returncode, "Traceback" in err) == (1, False)
         statuses = {r["config"]["seed"]: (r["status"], len(r["history"])) for r in found(here, "default")}
-        assert statuses[1] == ("done", 60)
+        assert statuses[1] == ("done", 30)
         assert statuses[0][0] == "interrupted"
-        assert 0 < statuses[0][1] < 60
+        assert 0 < statuses[0][1] < 30
         again = cnnbench(here, words)
         assert (again.returncode, again.stderr.count("already done")) == (0, 1)
 
     def test_a_run_whose_time_is_up_is_submitted_again(self, here: Path) -> None:
-        words = "-m hydra/launcher=submitit_slurm hydra.launcher.max_num_timeout=1 data=digits epochs=60 seed=0,1"
+        words = "-m hydra/launcher=submitit_slurm hydra.launcher.max_num_timeout=1 data=digits epochs=30 seed=0,1"
         process = started(here, words)
         wait_for_epochs(here, process, 2)
         subprocess.run(["scancel", "--signal=USR2", f"{self.array()}_0"], check=True)  # as Slurm does it
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert [len(r["history"]) for r in found(here, "default")] == [60, 60]
-        assert len(list((here / "runs/default/.launcher").glob("[0-9]*"))) == 3
+        assert [len(r["history"]) for r in found(here, "default")] == [30, 30]
+        assert len(list((here / "runs/default/.launcher").rglob("*_result.pkl"))) == 3
 
 
 @pytest.mark.slow
-def test_each_run_is_seen_when_it_has_ended_and_the_others_are_stopped(here: Path) -> None:
+def test_each_run_is_seen_when_it_has_ended_and_the_others_are_stopped(here: Path, monkeypatch) -> None:
     pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", environment(here)["PYTHONPATH"])
     with config_source(None) as composer:
         jobs = composer.jobs(shlex.split("data=digits epochs=1,400"), multirun=True)
     images = load(jobs[0].config.data)
