@@ -39,7 +39,7 @@ _OPEN = (
     "hydra.launcher",
 )
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
-the judge. Of a launcher's keys, `Composer.engine` is."""
+the judge, and `Composer.engine` that of a launcher's keys."""
 
 _SUMS = ("augment", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""

@@ -335,7 +335,7 @@ def test_an_argument_that_ray_does_not_have(command, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
-def test_a_run_whose_time_is_up_is_gone_on_with(here: Path, monkeypatch) -> None:
+def test_a_run_whose_time_is_up_is_resumed(here: Path, monkeypatch) -> None:
     """submitit's signal, amid a run."""
     from cnnbench import run as run_module
 
