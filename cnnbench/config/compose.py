@@ -8,12 +8,14 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
@@ -32,9 +34,13 @@ CONF = next(f for f in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (f / "co
 
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
 KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
-_OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any]), "search.optimizer")
+_OPEN = (
+    *(field.name for field in fields(Config) if field.type == dict[str, Any]),
+    "search.optimizer",
+    "hydra.launcher",
+)
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
-the judge."""
+the judge, and `Composer.engine` that of a launcher's keys."""
 
 _SUMS = ("augment", "callbacks", "logger", "regularizer")
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
@@ -56,18 +62,97 @@ def as_yaml(config: Config | dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config if isinstance(config, dict) else asdict(config)))
 
 
+@dataclass
+class SubmititLocal:
+    """`hydra/launcher=submitit_local`: each run is a process of this machine; null leaves a setting to submitit."""
+
+    submitit_folder: str = "${runs_dir}/${name}/.launcher/%j"
+    """Where the jobs' logs go; `%j` is the number of the job."""
+    name: str = "cnnbench"
+    """What the jobs are called in the queue."""
+    timeout_min: int = 60
+    """Minutes that a run may take."""
+    max_num_timeout: int = 0
+    """How often a run whose time is up is submitted again, to be resumed."""
+    nodes: int = 1
+    """Machines of a job."""
+    tasks_per_node: int = 1
+    """Processes of a job on each machine."""
+    cpus_per_task: int | None = None
+    """CPUs of a run, and its threads."""
+    gpus_per_node: int | None = None
+    """GPUs of a run; null is none on this machine."""
+    mem_gb: float | None = None
+    """Memory of a run in GB."""
+    stderr_to_stdout: bool = False
+    """One log for each job, not two."""
+
+
+@dataclass
+class SubmititSlurm(SubmititLocal):
+    """`hydra/launcher=submitit_slurm`: each run is a job of Slurm; most settings are sbatch's options of that name."""
+
+    partition: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    comment: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    cpus_per_gpu: int | None = None
+    gpus_per_task: int | None = None
+    mem_per_gpu: str | None = None
+    mem_per_cpu: str | None = None
+    array_parallelism: int = 256
+    """Jobs that run at the same time."""
+    signal_delay_s: int = 120
+    """Seconds before a run's time is up that it is told to save its state."""
+    setup: list[str] | None = None
+    """Shell commands before the run, such as `module load cuda`."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    """More of sbatch's options: `{nodelist: gpu1}`."""
+
+
+@dataclass
+class RayArguments:
+    """What Ray's own functions are called with."""
+
+    init: dict[str, Any] = field(
+        default_factory=lambda: {
+            "address": None,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+        }
+    )
+    """Of `ray.init`; with an address it joins a cluster that is there, without one it starts Ray on this machine."""
+    remote: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 1, "max_retries": 0})
+    """Of `ray.remote`: what a run gets, and how often one is tried again whose process was killed."""
+
+
+@dataclass
+class Ray:
+    """`hydra/launcher=ray`: each run is one of Ray's tasks."""
+
+    ray: RayArguments = field(default_factory=RayArguments)
+
+
 @dataclass(frozen=True)
 class Engine:
-    """One of Hydra's launchers, by which runs get to other machines."""
+    """What carries runs to other machines."""
 
     name: str
-    config: DictConfig
-    """As the launcher wants it: all of it, with the node `hydra`."""
-    loader: ConfigLoader
+    """As in `hydra/launcher=`."""
+    settings: SubmititLocal | SubmititSlurm | Ray
 
 
-_EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""The launchers that are tried, and the extra that installs each."""
+_ENGINES: dict[str, type[SubmititLocal] | type[Ray]] = {
+    "submitit_local": SubmititLocal,
+    "submitit_slurm": SubmititSlurm,
+    "ray": Ray,
+}
+_EXTRAS = {"submitit": "slurm", "ray": "ray"}
+"""The extra that installs each package; an engine's name begins with its package's."""
 
 
 @contextmanager
@@ -91,6 +176,9 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
     hydra.clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
+            # Now that Hydra has loaded whatever plugins are installed: some have options of these names.
+            for engine, settings in _ENGINES.items():
+                ConfigStore.instance().store(group="hydra/launcher", name=engine, node=settings)
             yield Composer(GlobalHydra.instance().config_loader(), search)
     finally:
         GlobalHydra.instance().hydra = outer
@@ -157,19 +245,35 @@ class Composer:
         return None
 
     def engine(self, words: Iterable[str]) -> Engine | None:
-        """The launcher that `words` ask for with `hydra/launcher=`; None if the runs stay in this process."""
+        """What `words` ask for with `hydra/launcher=`; None if the runs stay in this process.
+
+        Raises:
+            ConfigError: it isn't installed, or a setting isn't one of its own.
+        """
         overrides = self._parse(words)
-        name = next((str(o.value()) for o in overrides if o.key_or_group == "hydra/launcher"), "basic")
+        if not any(o.key_or_group.startswith(("hydra", "experiment")) for o in overrides):
+            return None  # composing takes a while
+        composed = self._compose(_words(o for o in overrides if not o.is_sweep_override()))
+        name, given = composed.hydra.runtime.choices["hydra/launcher"], composed.hydra.launcher
         if name == "basic":
+            for key in given.keys() - {"_target_"}:
+                raise ConfigError(f"hydra.launcher.{key}: of which launcher? hydra/launcher={' or '.join(_ENGINES)}")
             return None
-        fixed = _words(o for o in overrides if not o.is_sweep_override())
-        composed = self._compose(fixed)
-        folder = (Path(composed.runs_dir).expanduser() / composed.name / ".launcher").absolute()
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null"]
-        return Engine(
-            name, self._compose([*quiet, f"hydra.sweep={{dir: '{quoted}', subdir: .}}", *fixed]), self._loader
-        )
+        _check_engine(f"hydra/launcher={name}", name)
+        _check_settings(name, given, _ENGINES[name])
+        package = name.partition("_")[0]
+        if find_spec(package) is None:
+            extra = _EXTRAS[package]
+            raise ConfigError(
+                f"hydra/launcher={name}: {package} isn't installed: uv sync --extra {extra} in a clone, "
+                f"pip install 'cnnbench[{extra}]' elsewhere."
+            )
+        try:
+            settings = OmegaConf.to_object(given)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_one_line(error)) from None
+        assert isinstance(settings, SubmititLocal | Ray)
+        return Engine(name, settings)
 
     def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
         params = hydra.sweeper.params or {}
@@ -185,8 +289,8 @@ class Composer:
             except HydraException as error:
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"{word}: not of the form key=value ({reason}).") from None
-            if _is_open(override.key_or_group) and not word.startswith(("+", "~")):
-                override = self._parser.parse_override(f"++{word}")
+            if _is_open(override.key_or_group) and not word.startswith("~"):
+                override = self._parser.parse_override(f"++{word.lstrip('+')}")
             self._check(override)
             if not (override.key_or_group == "experiment" and override.value() is None):  # null: no experiment
                 overrides.append(override)
@@ -197,7 +301,7 @@ class Composer:
         head = re.split(r"[./]", key)[0]
         word = (override.input_line or "").lstrip("+")
         if key == "hydra/launcher":
-            self._check_launcher(word, override.value())
+            _check_engine(word, override.value())
         if head == "hydra":
             return
         if head not in GROUPS + KEYS:
@@ -219,13 +323,6 @@ class Composer:
             allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
             if key not in allowed:
                 raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, allowed)}")
-
-    def _check_launcher(self, word: str, name: Any) -> None:
-        if name in self._loader.get_group_options("hydra/launcher"):
-            return
-        if name in _EXTRAS:
-            raise ConfigError(f"{word}: its plugin is missing: pip install 'cnnbench[{_EXTRAS[name]}]'.")
-        raise ConfigError(f"{word}: there is no such launcher.{nearest(str(name), ['basic', *_EXTRAS])}")
 
     def _options_of(self, override: Override) -> list[Any]:
         if override.is_sweep_override():
@@ -299,6 +396,22 @@ def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:
         inner = isinstance(spec, dict) and "_target_" not in spec
         found |= spec if inner else {name: spec}
     return found
+
+
+def _check_engine(word: str, name: Any) -> None:
+    if name == "joblib":
+        raise ConfigError(f"{word}: workers=N runs N at a time on this machine.")
+    if name not in ("basic", *_ENGINES):
+        raise ConfigError(f"{word}: there is no such launcher.{nearest(str(name), ['basic', *_ENGINES])}")
+
+
+def _check_settings(name: str, given: DictConfig, kind: Any, prefix: str = "hydra.launcher.") -> None:
+    allowed = {field.name: field.type for field in fields(kind)}
+    for key in map(str, given):
+        if key not in allowed:
+            raise ConfigError(f"{prefix}{key}: {name} has no such setting.{nearest(key, list(allowed))}")
+        if is_dataclass(nested := allowed[key]):
+            _check_settings(name, given[key], nested, f"{prefix}{key}.")
 
 
 def _is_open(key: str) -> bool:
