@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cnnbench.config.schema import Config
+from cnnbench.config.schema import ROLES, Config, Role
 from cnnbench.errors import ConfigError, nearest
 
 _PACKAGE = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ _OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
 the judge."""
 
-_SUMS = ("augment", "logger", "regularizer")
+_SUMS = tuple(group for group in GROUPS if ROLES.get(group, Role()).several)
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
 
 
