@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from cnnbench.analysis import ladder, stats, tuning
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
+from cnnbench.config.schema import ROLES, Decides
 from cnnbench.errors import ConfigError, RecordError, nearest
 from cnnbench.results import identity, records
 from cnnbench.results.records import Record
@@ -299,8 +300,8 @@ def compare(
         raise ConfigError(f"by={by}: not a group of these runs.{nearest(by, groups)}")
     settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        parts = identity.experiment(run["config"], run["data"]["fingerprint"])
-        seed = parts.pop("seed")
+        parts = identity.experiment(run["config"], run["data"]["fingerprint"], without=[Decides.REPETITION])
+        seed = run["config"]["seed"]
         seeds = settings[_setting(run)][identity.canonical(parts)]
         if seed not in seeds or run["status"] == "done":  # the same run in two folders is one run
             seeds[seed] = run
@@ -357,34 +358,34 @@ def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
 
 def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
-    elsewhere = {"optimizer", "model", "experiment", "hardware", "logger"}
-    groups = ["optimizer", "model", *sorted(set(runs[0]["choices"]) - elsewhere)]
+    first = ["optimizer", "model"]
+    told = {name for name, role in ROLES.items() if role.decides is Decides.SETTING}
+    groups = [*first, *sorted(told.intersection(runs[0]["choices"]).difference(first))]
     # An older record lacks the groups that came later, and had none of what they add.
     options = {group: [run["choices"].get(group, "none") for run in runs] for group in groups}
     varying = [group for group in groups if len(set(options[group])) > 1] or ["optimizer"]
     alike: dict[str, list[int]] = defaultdict(list)
     for i in range(len(runs)):
-        words = (f"{'' if group in groups[:2] else f'{group}='}{options[group][i]}" for group in varying)
+        words = (f"{'' if group in first else f'{group}='}{options[group][i]}" for group in varying)
         alike[" ".join(words)].append(i)
     labels = [""] * len(runs)
     for name, same in alike.items():
-        flat = [identity.flat(identity.experiment(runs[i]["config"], "")) | _source(runs[i]) for i in same]
+        flat = [_told(runs[i]) for i in same]
         values: dict[str, set[str]] = defaultdict(set)
         for config in flat:
             for key, value in config.items():
                 values[key].add(json.dumps(value))
         missing = {key for key in values if any(key not in config for config in flat)}
-        differing = sorted(k for k in values if (len(values[k]) > 1 or k in missing) and k not in _UNTOLD)
+        differing = sorted(k for k in values if (len(values[k]) > 1 or k in missing))
         for i, config in zip(same, flat, strict=True):
-            told = (f"{key.removeprefix('optimizer.').removeprefix('model.')}={config.get(key)}" for key in differing)
-            labels[i] = " ".join([name, *told])
+            values_told = (f"{k.removeprefix('optimizer.').removeprefix('model.')}={config.get(k)}" for k in differing)
+            labels[i] = " ".join([name, *values_told])
     return labels
 
 
-_UNTOLD = ("seed", "model.init_digest")
-
-
-def _source(run: Record) -> dict[str, str]:
-    """The run that a model's first weights come from, by its name."""
+def _told(run: Record) -> dict[str, Any]:
+    """What a setting is told by; the run that a model's first weights come from by its name."""
+    values = identity.flat(identity.experiment(run["config"], "", without=[Decides.REPETITION]))
     path = Path(run["config"]["model"].get("init_from") or "none")
-    return {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}
+    values.pop("model.init_digest", None)
+    return values | {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}

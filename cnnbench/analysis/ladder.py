@@ -6,12 +6,15 @@ left out is not tried again, unless a later rung names it.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cnnbench.analysis import stats
 from cnnbench.config.compose import Job
+from cnnbench.config.schema import ROLES
 from cnnbench.errors import ConfigError
+from cnnbench.results.identity import flat
 from cnnbench.runtime import files
 
 FILE = "ladder.json"
@@ -84,12 +87,21 @@ def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
             jobs = jobs_of(added)
             if swept := _beside_seeds(jobs):
                 raise ConfigError(f"{swept}: a rung is no sweep.")
-            if replace(jobs[0].config.data, normalize="none") != replace(start[0].config.data, normalize="none"):
-                raise ConfigError("of the data a rung may change data.normalize alone.")
+            if len(jobs) != len(start):
+                raise ConfigError("seed: a rung has the start's seeds.")
+            for before, now in zip(map(_held, start), map(_held, jobs), strict=True):
+                if changed := next((key for key in before if now[key] != before[key]), None):
+                    raise ConfigError(f"{changed}={now[changed]}: a rung can't change {changed}, only the recipe.")
         except ConfigError as error:
             raise ConfigError(f"ladder, {name}: {error}") from None
         rungs.append(jobs)
     return rungs
+
+
+def _held(job: Job) -> dict[str, Any]:
+    """The values that no rung may change, by their full names."""
+    values = flat(asdict(job.config))
+    return {name: values[name] for name, role in ROLES.items() if name in values and not role.rung}
 
 
 def _beside_seeds(jobs: list[Job]) -> str | None:

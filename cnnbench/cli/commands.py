@@ -4,6 +4,7 @@ Everything slow is imported only when the words are known to be good.
 """
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from cnnbench.analysis.tuning import SAMPLERS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.compose import Job, as_yaml, config_source
+from cnnbench.config.schema import ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -106,8 +108,9 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
     images = []
+    names = [field.name for field in fields(Data) if ROLES[f"data.{field.name}"].images]
     for data in (job.config.data for job in jobs):
-        key = (data._target_, data.root, data.md5, data.image_size, data.grayscale, data.labels)
+        key = tuple(getattr(data, name) for name in names)
         if key not in loaded:
             loaded[key] = load(data)
         images.append(loaded[key])

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cnnbench.config.schema import Config
+from cnnbench.config.schema import ROLES, Config, Role
 from cnnbench.errors import ConfigError, nearest
 
 _PACKAGE = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ _OPEN = (
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
 the judge, and `Composer.engine` that of a launcher's keys."""
 
-_SUMS = ("augment", "callbacks", "logger", "regularizer")
+_SUMS = tuple(group for group in GROUPS if ROLES.get(group, Role()).several)
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
 
 

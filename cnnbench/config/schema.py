@@ -6,12 +6,50 @@ are checked against that class's signature before a run starts; all others are c
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 from cnnbench.errors import ConfigError
+
+
+class Decides(Enum):
+    """What a key of the config decides."""
+
+    SETTING = "setting"
+    """The numbers of the training. Runs that differ in it are different contestants."""
+    REPETITION = "repetition"
+    """Which of a contestant's runs it is."""
+    MEASURE = "measure"
+    """What is measured of a run, not how it is trained."""
+    NOTHING = "nothing"
+    """No number: where and how fast a run is computed, where it is written, what is said of it. Not in the run id."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a key of the config is to an experiment. It stands in the field's metadata, and all else derives from it.
+
+    A group's role is that of its keys too, as far as they don't say otherwise.
+    """
+
+    decides: Decides = Decides.SETTING
+    rung: bool = True
+    """May a rung of a ladder change it?"""
+    images: bool = False
+    """Do the images themselves depend on it, before they are split and normalised?"""
+    several: bool = False
+    """May several options of the group be taken together, such as regularizer=[l2,dropout]?"""
+
+
+_ASIDE = {"decides": Decides.NOTHING}
+_HELD = {"rung": False}
+_IMAGES = {"images": True}
+_SEVERAL = {"several": True}
 
 
 def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
@@ -23,19 +61,19 @@ def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
 class Data:
     """Which images, and how they are split."""
 
-    _target_: str = "???"
+    _target_: str = field(default="???", metadata=_ASIDE | _IMAGES)
     """The function that reads the images: `cnnbench.config.schema.Data -> cnnbench.data.images.ImageSet`."""
-    root: str | None = None
+    root: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
     """The folder of the images or of the archive; what is not read from disk has none."""
-    md5: str | None = None
+    md5: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
     """The archive's md5 sum, checked before anything is unpacked; of several files theirs, in order, with spaces."""
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=_IMAGES)
     """Height and width in pixels that all images are scaled to; null keeps them."""
-    grayscale: bool = False
+    grayscale: bool = field(default=False, metadata=_IMAGES)
     """One channel (luma) instead of three."""
-    normalize: str = "standard"
+    normalize: str = field(default="standard", metadata={"rung": True})
     """`standard`: the training split's mean 0 and deviation 1 per channel. `unit`: 0 to 1. `none`: 0 to 255."""
-    labels: str = "class"
+    labels: str = field(default="class", metadata=_IMAGES)
     """`class`, or `rotation` (Gidaris et al. 2018, learning without labels): each image four times, turned by 0, 90,
     180 and 270 degrees, and which of them it is."""
     limit: int | None = None
@@ -45,7 +83,7 @@ class Data:
     test set."""
     val_fraction: float = 0.1
     """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed."""
-    in_memory: bool | None = None
+    in_memory: bool | None = field(default=None, metadata=_ASIDE)
     """Images as one tensor on the training device. null: if they fit; false: read from disk batch by batch."""
 
     def __post_init__(self) -> None:
@@ -269,7 +307,7 @@ class Hardware:
 
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
-    precision: str = "32-true"
+    precision: str = field(default="32-true", metadata={"decides": Decides.SETTING})
     """`32-true` or `bf16-mixed` (convolutions and matrix products in bfloat16)."""
     channels_last: bool = True
     """Memory layout of images and weights: faster on most machines, the same numbers but for rounding."""
@@ -321,25 +359,25 @@ class Checkpoint:
 class Config:
     """One run."""
 
-    data: Data = field(default_factory=Data)
-    augment: Augment = field(default_factory=Augment)
+    data: Data = field(default_factory=Data, metadata=_HELD)
+    augment: Augment = field(default_factory=Augment, metadata=_SEVERAL)
     model: dict[str, Any] = field(default_factory=dict)
     """The network. Two keys are for all of them: `init_from` names a finished run, or a checkpoint, whose weights are
     taken where name and shape are the same; `freeze` lists beginnings of names of parameters that stay as they are."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """What makes steps of gradients. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
-    regularizer: Regularizer = field(default_factory=Regularizer)
+    regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)
     scheduler: dict[str, Any] = field(default_factory=dict)
     """How the learning rate moves. Two keys are for all of them: `interval` is `epoch` (the default) or `step`, how
     often it moves; `warmup` is a number of epochs of linear rise before it, 0 by default."""
     update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
     search: Search = field(default_factory=Search)
-    hardware: Hardware = field(default_factory=Hardware)
-    logger: dict[str, Any] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware, metadata=_ASIDE)
+    logger: dict[str, Any] = field(default_factory=dict, metadata=_ASIDE | _SEVERAL)
     """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
     logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
-    callbacks: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
     """Callbacks of Lightning's, each under its name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
@@ -351,27 +389,27 @@ class Config:
     """Images in a training step."""
     clip: float | None = None
     """Largest norm of the whole gradient; null leaves it alone."""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"decides": Decides.REPETITION} | _HELD)
     """Moves everything random: split, initial weights, order, augmentation, dropout."""
-    test: bool = True
+    test: bool = field(default=True, metadata={"decides": Decides.MEASURE})
     """Test once, with the selected epoch's weights; false leaves the test set closed, as in the trials of `tune`."""
-    name: str = "default"
+    name: str = field(default="default", metadata=_ASIDE | _HELD)
     """The folder under `runs_dir` that collects the runs of one question."""
-    runs_dir: str = "runs"
+    runs_dir: str = field(default="runs", metadata=_ASIDE | _HELD)
     """Where results are written."""
-    force: bool = False
+    force: bool = field(default=False, metadata=_ASIDE)
     """Run again what is already done; the old record is kept aside."""
-    retry: bool = False
+    retry: bool = field(default=False, metadata=_ASIDE)
     """Run again what failed."""
-    workers: int = 1
+    workers: int = field(default=1, metadata=_ASIDE)
     """Runs of a sweep at the same time, each in a process of its own; the threads are divided among them."""
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    size: str = "full"
+    checkpoint: Checkpoint = field(default_factory=Checkpoint, metadata=_ASIDE)
+    size: str = field(default="full", metadata=_ASIDE)  # what `small` leaves is in data.limit and epochs
     """`small`: cut down to minutes on two cores, see `small`."""
-    small: Small = field(default_factory=Small)
-    claims: list[Claim] = field(default_factory=list)
+    small: Small = field(default_factory=Small, metadata=_ASIDE)
+    claims: list[Claim] = field(default_factory=list, metadata=_ASIDE)
     """What the documents say of this experiment."""
-    ladder: dict[str, list[str]] = field(default_factory=dict)
+    ladder: dict[str, list[str]] = field(default_factory=dict, metadata=_ASIDE)
     """Additions by their names, each one a list of overrides. They are tried in this order, each one on top of those
     before it that were kept; one is kept if it makes the best validation accuracy better, beyond noise."""
 
@@ -403,6 +441,20 @@ class Config:
         """Epochs of the search, of all its trials together; 0 without one."""
         trials, of_each = self.trials
         return {"none": 0, "joint": self.search.epochs or self.epochs, "random": trials * of_each}[self.search.method]
+
+
+def _roles(node: type, prefix: str = "", of_group: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Role]:
+    roles = {}
+    for each in fields(node):
+        given = {**of_group, **each.metadata}
+        roles[prefix + each.name] = Role(**given)
+        if isinstance(each.type, type) and is_dataclass(each.type):
+            roles |= _roles(each.type, f"{each.name}.", given)
+    return roles
+
+
+ROLES = _roles(Config)
+"""The role of each group and key by its full name, such as `data.root`. A class's arguments have their group's."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMe
 from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
 from cnnbench.analysis.tuning import Entry
+from cnnbench.config.schema import Decides
 from cnnbench.config.spaces import Axis, Space
 from cnnbench.results import identity
 from cnnbench.results.records import Record
@@ -108,8 +109,8 @@ def _style(i: int) -> dict[str, Any]:
 
 def _setting(run: Record) -> str:
     """What a winner's trial and its runs with fresh seeds have in common."""
-    parts = identity.experiment(run["config"], run["data"]["fingerprint"])
-    return identity.canonical({key: value for key, value in parts.items() if key not in ("seed", "test")})
+    left_out = [Decides.REPETITION, Decides.MEASURE]
+    return identity.canonical(identity.experiment(run["config"], run["data"]["fingerprint"], without=left_out))
 
 
 # --- of a comparison

@@ -2,29 +2,49 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
-from cnnbench.config.schema import Config, Search
+from cnnbench.config.schema import ROLES, Config, Decides, Role, Search
 from cnnbench.config.targets import identity_of
 
 ARITHMETIC = 2
 """Raised when the same config would give other numbers, a default's new value included: part of every identity."""
 
 
-def experiment(config: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-    """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written."""
-    elsewhere = {"lr", "name", "runs_dir", "force", "retry", "workers", "checkpoint", "hardware", "logger"}
-    elsewhere |= {"size", "small", "claims", "ladder"}  # what size=small leaves is in data.limit and epochs
-    kept = {k: v for k, v in config.items() if k not in elsewhere}
-    places = ("_target_", "root", "md5", "in_memory")
-    kept["data"] = {k: v for k, v in config["data"].items() if k not in places} | {"fingerprint": fingerprint}
-    kept["model"] = {k: v for k, v in config["model"].items() if k != "init_from"}  # init_digest is in its place
+def experiment(config: dict[str, Any], fingerprint: str, without: Collection[Decides] = ()) -> dict[str, Any]:
+    """Everything in a config that decides the numbers, and nothing else: not where it runs or where it is written.
+
+    Args:
+        config: as a plain dict.
+        fingerprint: of the images.
+        without: what is left out besides, such as the seed by `Decides.REPETITION`.
+    """
+    left_out = (Decides.NOTHING, *without)
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            inner = {key: item for key, item in value.items() if _decides(f"{name}.{key}") not in left_out}
+            kept |= {name: inner} if inner else {}
+        elif _decides(name) not in left_out:
+            kept[name] = value
+    # Some values stand in another place than they are typed in:
+    del kept["lr"]  # it is optimizer.lr too
+    kept["data"]["fingerprint"] = fingerprint  # for where the images come from
+    kept["model"].pop("init_from", None)  # model.init_digest tells the weights themselves
     if kept.get("search", {}).get("method", "none") == "none":  # whatever else is said of a search, there is none
         kept["search"] = asdict(Search())
-    kept["precision"] = config["hardware"]["precision"]
+    kept |= kept.pop("hardware")
     kept["arithmetic"] = ARITHMETIC
     return kept
+
+
+@cache
+def _decides(name: str) -> Decides:
+    """What a key decides; arguments of a class decide what their group does."""
+    return (ROLES.get(name) or ROLES.get(name.partition(".")[0]) or Role()).decides
 
 
 _DEFAULTS = experiment(asdict(Config()), "")

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.loggers import WandbLogger
 from torch.utils.tensorboard.summary import hparams as summaries
 
-from cnnbench.config.schema import Config
+from cnnbench.config.schema import ROLES, Config, Decides, Role
 from cnnbench.config.targets import Spec, build, check
 from cnnbench.errors import ConfigError
 from cnnbench.results import identity
@@ -171,15 +171,15 @@ def _filled(spec: Spec, places: dict[str, str]) -> Spec:
 def hyperparameters(config: Config, choices: dict[str, str]) -> dict[str, Any]:
     """What a table of runs has columns for: the options taken, the top-level keys, and of the groups what is not at its
     default. Lists and class names stay in `config.yaml`."""
-    chosen = {group: option for group, option in choices.items() if group not in ("logger", "hardware")}
+    chosen = {group: option for group, option in choices.items() if ROLES.get(group, Role()).decides is Decides.SETTING}
     defaults = identity.flat(identity.experiment(asdict(Config()), ""))
     said = {
         key: value
-        for key, value in identity.flat(identity.experiment(asdict(config), "")).items()
+        for key, value in identity.flat(identity.experiment(asdict(config), "", without=[Decides.MEASURE])).items()
         if isinstance(value, bool | int | float | str)
         and not key.endswith(("_target_", "fingerprint"))
         and ("." not in key or value != defaults.get(key))
     }
-    for key in ("arithmetic", "optimizer.lr", "test"):
+    for key in ("arithmetic", "optimizer.lr"):  # the learning rate is told by its short name
         said.pop(key, None)
     return chosen | ({} if config.lr is None else {"lr": config.lr}) | said

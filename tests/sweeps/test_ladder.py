@@ -140,7 +140,10 @@ def test_refuses_other_sweeps(command, here: Path, mine: Path, words: str, says:
     [
         ("[optimzer=sgd]", "ladder, x: optimzer=sgd: there is no key 'optimzer'. Did you mean 'optimizer'?"),
         ("[lr=-1]", "ladder, x: lr=-1"),
-        ("[data.limit=100]", "ladder, x: of the data a rung may change data.normalize alone"),
+        ("[data.limit=100]", "ladder, x: data.limit=100: a rung can't change data.limit, only the recipe"),
+        ("[name=other]", "ladder, x: name=other: a rung can't change name"),
+        ("[seed=5]", "ladder, x: seed: a rung has the start's seeds"),
+        ('["seed=1,2,3"]', "ladder, x: seed=1: a rung can't change seed"),
         ('["optimizer=sgd,adam"]', "ladder, x: optimizer=sgd: a rung is no sweep"),
         ("lr=0.1", "experiment/up.yaml: ladder.x: must be a list of overrides"),
         ("[model.kernel_size=0]", "kernel_size"),
