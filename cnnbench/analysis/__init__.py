@@ -1,0 +1,1 @@
+"""Statistics, contestants and verdicts. (imports no torch)"""
