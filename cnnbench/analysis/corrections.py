@@ -1,8 +1,8 @@
 """Corrections of p values for the number of comparisons: Bergmann and Hommel, Shaffer, Holm. (imports no torch)
 
-A table of ten comparisons has ten chances to be wrong. Each correction here keeps the chance that a table contains *any*
-false rejection below a level, whatever the p values have to do with each other. A corrected p value is compared with
-the level as it stands.
+A table of ten comparisons has ten chances to be wrong. Each correction here keeps the chance that a table contains any
+false rejection below a level, however the p values depend on each other. A corrected p value is compared with the level
+itself.
 
 "a equals b" and "b equals c" together say "a equals c". So not every set of comparisons can be the set of those without
 a difference: the contestants fall into blocks of equals, and the comparisons without a difference are the ones inside
@@ -110,7 +110,7 @@ def index_sets(contestants: int) -> tuple[Integers, list[Integers]]:
 
 
 def shaffer_factors(contestants: int) -> Integers:
-    """What Shaffer (1986) multiplies the smallest, the second, ... p value of all pairs with, in a step-down correction.
+    """Factors by which Shaffer (1986) multiplies the smallest, the second, ... p value of all pairs.
 
     After i rejections at most `pairs - i` comparisons can be without a difference, and their number must be one that
     blocks of equals can have: with 4 contestants 6, 3 (blocks of 3 and 1), 2 (2 and 2) or 1, but not 5 or 4.

@@ -46,20 +46,23 @@ def interval(
     return max(mean - half, lowest), min(mean + half, highest)
 
 
-def smallest_difference(spread: float, seeds: float, pairs: int = 1) -> float:
+def smallest_difference(spread: float, seeds: int, pairs: int = 1) -> float:
     """Difference that a comparison with this many seeds would find in about 80 % of cases.
 
-        (t(1 - 0.05 / (2 * pairs); f) + t(0.8; f)) * spread * sqrt(2 / seeds),  f = 1.5 * (seeds - 1)
+        (t(1 - 0.05 / (2 * pairs); f) + t(0.8; f)) * spread * sqrt(2 / seeds)
+        f = (1.75 - 1.5 / seeds) * (seeds - 1)
 
-    f is about what `verdicts` has on average when both contestants spread alike. With several pairs it is on the safe
-    side: `verdicts` corrects by less than the number of pairs.
+    f is what gives `verdicts` this power where both contestants spread alike (fitted by simulation: by Student's own
+    2 * (seeds - 1) the power with 3 seeds would be 62 %). With several pairs it is on the safe side, because `verdicts`
+    corrects by less than the number of pairs.
 
     Args:
-        spread: standard deviation of a single seed's result. It is itself uncertain: from 5 seeds, by a factor of 2.
+        spread: standard deviation of a single seed's result. An estimate from 3 seeds is often off by a factor of 2,
+            and the difference with it.
         seeds: of each contestant, at least 2.
         pairs: how many comparisons there are.
     """
-    freedom = 1.5 * (seeds - 1)
+    freedom = (1.75 - 1.5 / seeds) * (seeds - 1)
     quantiles = -special.stdtrit(freedom, LEVEL / (2 * pairs)) + special.stdtrit(freedom, _POWER)
     return float(quantiles) * spread * math.sqrt(2 / seeds)
 
@@ -85,7 +88,9 @@ class Pair:
     raw_p: float | None = None
     """p value, as if this pair were the only one."""
     interval: tuple[float, float] | None = None
-    """Interval of the difference that is wide enough for the number of pairs: 0 is outside exactly if p is below 5 %."""
+    """Interval of the difference, so much wider for the number of pairs that it leaves out 0 exactly if p is below 5 %.
+
+    It holds the true difference of this pair in at least 95 % of cases, but not those of all pairs at once."""
     p: float | None = None
     """p value corrected for the number of pairs; below 5 % the pair has a difference."""
     within: float | None = None
@@ -196,7 +201,7 @@ def verdicts(
 
 
 class Welch(NamedTuple):
-    """Guarded Welch t-tests of all contestants with each other, each an array of shape (..., contestants, contestants)."""
+    """Guarded Welch t-tests of all contestants with each other: arrays of shape (..., contestants, contestants)."""
 
     difference: Floats
     """Mean of the row's contestant minus mean of the column's."""
