@@ -53,7 +53,9 @@ def all_pairs(p: Floats, contestants: int, level: float = LEVEL) -> Corrected:
     """
     if contestants <= MOST_EXHAUSTIVE:
         return bergmann_hommel(p, contestants, level)
-    return step_down(p, shaffer_factors(contestants), level) if contestants <= MOST_SHAFFER else holm(p, level=level)
+    if contestants > MOST_SHAFFER:
+        return holm(p, level)
+    return step_down(p, shaffer_factors(contestants), level)
 
 
 def bergmann_hommel(p: Floats, contestants: int, level: float = LEVEL) -> Corrected:
@@ -126,15 +128,14 @@ def shaffer_factors(contestants: int) -> Integers:
     return numbers[np.searchsorted(numbers, np.arange(pairs, 0, -1), side="right") - 1]
 
 
-def holm(p: Floats, family: int | None = None, level: float = LEVEL) -> Corrected:
+def holm(p: Floats, level: float = LEVEL) -> Corrected:
     """Corrects p values by Holm's step-down procedure (1979), which asks nothing of the comparisons.
 
     Args:
-        p: p values.
-        family: how many were, or could have been, tested; the others count as not rejected.
+        p: p values, one-dimensional.
         level: largest chance of any false rejection.
     """
-    return step_down(p, (family or len(p)) - np.arange(len(p)), level)
+    return step_down(p, np.arange(len(p), 0, -1), level)
 
 
 def step_down(p: Floats, factors: Integers, level: float = LEVEL) -> Corrected:

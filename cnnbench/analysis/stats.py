@@ -117,8 +117,9 @@ def verdicts(
     `scripts/simulate_verdicts.py`, before any result was looked at.
 
     Two one-sided t-tests (Schuirmann 1987) show that a true difference is smaller than `margin`. Their p values are
-    corrected by Holm, so that the chance of any false `equivalent` is at most 5 % too. A difference that is both
-    significant and smaller than the margin is called `equivalent`: a margin says which differences don't matter.
+    corrected by Holm: the chance that a table contains any false `equivalent` is at most 5 % as well. (Of a single pair
+    only one of both can be false.) A difference that is significant and yet smaller than the margin is `equivalent`: the
+    margin says which differences don't matter.
 
     Contestants with the same result for every seed count as one: they change nobody else's p value.
 
