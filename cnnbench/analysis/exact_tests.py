@@ -69,7 +69,8 @@ def costs(samples: Mapping[str, Sequence[float]], baseline: str | None = None) -
 
     Returns:
         Pairs of contestants with runs, in the order of `samples`; the chance of any false `better` or `worse`, among
-        contestants whose costs are distributed alike, is at most 5 %.
+        contestants whose costs are distributed alike, is at most 5 %. Where the costs of one scatter many times as
+        widely around the same middle it is up to 6 % with 5 runs and 9 % with 20.
     """
     return _compared(
         {name: values for name, values in samples.items() if values},

@@ -117,8 +117,8 @@ def verdicts(
     `scripts/simulate_verdicts.py`, before any result was looked at.
 
     Two one-sided t-tests (Schuirmann 1987) show that a true difference is smaller than `margin`. Their p values are
-    corrected by Holm: the chance that a table contains any false `equivalent` is at most 5 % as well. (Of a single pair
-    only one of both can be false.) A difference that is significant and yet smaller than the margin is `equivalent`: the
+    corrected by Holm: the chance that a table contains any false `equivalent` is at most 5 % as well. Of a single pair
+    only one of both can be false. A difference that is significant and yet smaller than the margin is `equivalent`: the
     margin says which differences don't matter.
 
     Contestants with the same result for every seed count as one: they change nobody else's p value.
@@ -161,8 +161,9 @@ def verdicts(
         family = np.triu_indices(len(rows), 1)
         correct = partial(corrections.all_pairs, contestants=len(rows), level=level)
     else:
-        others = np.array([i for i in range(len(rows)) if i != row.get(baseline)], dtype=np.intp)
-        family, correct = (others, np.full_like(others, row.get(baseline, 0))), holm
+        reference = row.get(baseline, -1)  # with fewer than two results it has no row, and nothing is tested
+        others = np.array([i for i in range(len(rows)) if i != reference], dtype=np.intp)
+        family, correct = (others, np.full_like(others, reference)), holm
     raw_p = tests.p
     different = _over(family, raw_p, correct, level)
     near = None if margin is None else _over(family, tests.p_beyond(margin), holm, level)
@@ -171,16 +172,17 @@ def verdicts(
     for a, b in chosen:
         seeds = len(samples[a]), len(samples[b])
         if a not in row or b not in row:
-            means = [_moments(list(samples[name].values()))[0] for name in (a, b) if samples[name]]
-            pairs.append(Pair(a, b, seeds, "not distinguishable", means[0] - means[1] if len(means) == 2 else None))
+            first, second = (list(samples[name].values()) for name in (a, b))
+            difference = _moments(first)[0] - _moments(second)[0] if first and second else None
+            pairs.append(Pair(a, b, seeds, "not distinguishable", difference))
             continue
         at = row[a], row[b]
-        difference, p = float(tests.difference[at]), min(1.0, float(different.p[at]) / share)
+        distance, p = float(tests.difference[at]), min(1.0, float(different.p[at]) / share)
         verdict: Verdict = "not distinguishable"
         if near is not None and near.p[at] < level:
             verdict = "equivalent"
         elif p < LEVEL:
-            verdict = "better" if difference > 0 else "worse"
+            verdict = "better" if distance > 0 else "worse"
         raw, corrected = tests.half(at, LEVEL / 2), tests.half(at, float(different.levels[at]) / 2)
         pairs.append(
             Pair(
@@ -188,14 +190,14 @@ def verdicts(
                 second=b,
                 seeds=seeds,
                 verdict=verdict,
-                difference=difference,
+                difference=distance,
                 spread=math.sqrt(moments[at, 1].mean()),
                 freedom=float(tests.freedom[at]),
-                raw_interval=(difference - raw, difference + raw),
+                raw_interval=(distance - raw, distance + raw),
                 raw_p=float(raw_p[at]),
-                interval=(difference - corrected, difference + corrected),
+                interval=(distance - corrected, distance + corrected),
                 p=p,
-                within=None if near is None else abs(difference) + tests.half(at, float(near.levels[at])),
+                within=None if near is None else abs(distance) + tests.half(at, float(near.levels[at])),
             )
         )
     return pairs
