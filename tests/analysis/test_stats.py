@@ -129,7 +129,7 @@ def test_what_can_not_be_said() -> None:
 
 
 def test_no_spread() -> None:
-    perfect = {name: dict.fromkeys(range(n), 0.9) for n, name in ((3, "a"), (4, "b"), (3, "c"))}
+    perfect = {name: dict.fromkeys(range(n), 0.1) for n, name in ((3, "a"), (4, "b"), (3, "c"))}
     for pair in verdicts(perfect):
         assert (pair.difference, pair.p, pair.interval, pair.verdict) == (0, 1, (0, 0), "not distinguishable")
     assert {pair.verdict for pair in verdicts(perfect, margin=0.01)} == {"equivalent"}
