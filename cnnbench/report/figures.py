@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from cnnbench.analysis import stats
+from cnnbench.analysis import budget, stats
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
 from cnnbench.analysis.tuning import Entry
 from cnnbench.config.schema import Decides
