@@ -24,6 +24,7 @@ from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
 from cnnbench.models import Ensemble
 from cnnbench.results import identity, records
+from cnnbench.results.decoding import decode
 from cnnbench.results.records import Record
 from cnnbench.runtime import collectives, files
 from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_memory
@@ -66,7 +67,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             before = finished(folder, config)
             collectives.broadcast(before is None)
             if before is not None:
-                screen.say(f"{folder.name}: already {before['status']} (force=true runs it again)")
+                screen.say(f"{folder.name}: already {before.status} (force=true runs it again)")
                 return before
             for torn in folder.glob(".*.*"):  # what a killed process was writing
                 torn.unlink()
@@ -88,8 +89,8 @@ def follow(job: Job, images: ImageSet) -> int:
             screen = Sweep(1, job.config.epochs, quiet=True).line()
             screen.start("", job.config.epochs)
             record = _Run(job, images, screen, folder_of(job, images)).record()
-            if record["status"] == "failed":
-                print(f"process {collectives.rank()}: {record['error']}", file=sys.stderr)
+            if record.status == "failed":
+                print(f"process {collectives.rank()}: {record.error}", file=sys.stderr)
                 return 1
     return 0
 
@@ -108,7 +109,7 @@ def finished(folder: Path, config: Config) -> Record | None:
     with contextlib.suppress(RecordError):
         record = records.read(path)
         ended = ("done", "diverged") if config.retry else ("done", "diverged", "failed")
-        if record["status"] in ended:
+        if record.status in ended:
             return record
     return None
 
@@ -119,7 +120,7 @@ def _set_aside(folder: Path, config: Config) -> None:
     if not path.exists():
         return
     with contextlib.suppress(RecordError):
-        if records.read(path)["status"] == "interrupted" and not config.force:
+        if records.read(path).status == "interrupted" and not config.force:
             return
     old = folder / ".old"
     aside = old / str(1 + len(list(old.iterdir())) if old.exists() else 1)
@@ -141,33 +142,25 @@ class _Run:
     def record(self) -> Record:
         config, images = self.config, self.images
         self.data = ImageData(images, config.data, parts.batch_size(config), config.seed)
-        self._record: Record = {
-            "schema_version": records.SCHEMA_VERSION,
-            "run_id": self.folder.name,
-            "status": "interrupted",  # until it is something else: also what a killed process leaves
-            "config": asdict(config),
-            "choices": self.job.choices,
-            "protocol": {
-                "validation": config.data.val,
-                "selection": "highest validation accuracy, the first of equals",
-                "test": "once, with the selected epoch's weights" if config.test else "closed",
-                "regularized": {},
-            },
-            "data": {
-                "name": self.job.choices["data"],
-                "fingerprint": images.fingerprint,
-                "sizes": self.data.sizes,
-                "shape": list(self.data.image_shape),
-                "classes": list(images.classes),
-            },
-            "parameters": None,
-            "search": None,
-            "history": [],
-            "best": None,
-            "test": None,
-            "environment": {},
-            "error": None,
-        }
+        self._record = Record(
+            run_id=self.folder.name,
+            overrides=list(self.job.typed),
+            config_dir=self.job.config_dir,
+            config=asdict(config),
+            choices=self.job.choices,
+            protocol=records.Protocol(
+                validation=config.data.val,
+                selection="highest validation accuracy, the first of equals",
+                test="once, with the selected epoch's weights" if config.test else "closed",
+            ),
+            data=records.Data(
+                name=self.job.choices["data"],
+                fingerprint=images.fingerprint,
+                sizes=records.Sizes(**self.data.sizes),
+                shape=self.data.image_shape,
+                classes=list(images.classes),
+            ),
+        )
         text = as_yaml(config)
         if self.first:
             files.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -178,16 +171,16 @@ class _Run:
             try:
                 self._prepare()
                 self._train_and_test()
-                self._record["status"] = "done"
+                self._record.status = "done"
             except Diverged as error:
-                self._record |= {"status": "diverged", "error": str(error)}
+                self._record.status, self._record.error = "diverged", str(error)
             except BaseException as error:
                 if isinstance(error, ProcessLost) and not self.first:  # the first one's record says why
                     raise
                 if files.is_disk_failure(error) or not (received or isinstance(error, Exception)):
                     raise
                 if not received:
-                    self._record |= {"status": "failed", "error": self._explain(error)}
+                    self._record.status, self._record.error = "failed", self._explain(error)
         self.save()
         if received:
             raise Interrupted(received[0])
@@ -214,9 +207,9 @@ class _Run:
         if config.hardware.compile:
             network.compile()
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
-        self._record["data"] |= {"mean": mean, "deviation": deviation}
-        self._record["protocol"]["regularized"] = regularizers.describe(config.regularizer, network)
-        self._record["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        self._record.data.mean, self._record.data.deviation = mean, deviation
+        self._record.protocol.regularized = regularizers.describe(config.regularizer, network)
+        self._record.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
         model, recipe = parts.with_pixels(config, network, mean, deviation), parts.make_recipe(config, self.epoch)
@@ -228,7 +221,7 @@ class _Run:
         screen.start(f"{name} search", config.search_epochs)
 
         def keep(found: dict[str, Any]) -> None:
-            self._record["search"] = found
+            self._record.search = decode(records.Search, found)
             self.save()
 
         found = search(config, self.images, self.data, self.folder, screen, self.received, keep)
@@ -251,26 +244,27 @@ class _Run:
         self.data.skip = module.go_on(before["module"]) if before else 0
         callbacks: list[pl.Callback] = [_Keep(self, before), *([self.stop] if self.stop else [])]
         trainer = parts.make_trainer(config, callbacks, folder, uneven=self.data.skip > 0)
-        self._record["environment"] = environment(trainer.strategy.root_device)
+        self._record.environment = environment(trainer.strategy.root_device)
         if before:
             self._take_history()
         self.save()
         with Loggers(config, self.job.choices, folder, module.history, self.screen) as self.loggers:
-            if self._record["search"]:
-                self.loggers.search(self._record["search"]["history"])
+            if self._record.search:
+                self.loggers.search(self._record.search.history)
             if not (before and before["ended"]):
                 progress: Any = trainer.fit_loop.epoch_progress.current
                 progress.processed = progress.completed = len(module.history)
                 trainer.fit(module, datamodule=self.data)
-            figures = {"hp/val_acc_best": self._record["best"]["val_acc"]}
+            assert self._record.best is not None
+            figures = {"hp/val_acc_best": self._record.best.val_acc}
             if config.test:
-                self._record["test"] = self._test(trainer)
+                self._record.test = self._test(trainer)
                 figures["hp/test_acc"] = module.test_acc
             self.loggers.figures(figures, len(module.history))
         if self.first:
             (folder / "previous.ckpt").unlink(missing_ok=True)
 
-    def _test(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _test(self, trainer: pl.Trainer) -> records.Test:
         """Opens the test set."""
         module = self.module
         best = collectives.broadcast(checkpoints.read(self.folder / "best.ckpt") if self.first else {})
@@ -278,14 +272,10 @@ class _Run:
         trainer.test(module, datamodule=self.data, verbose=False)
         tested = module.confusion.sum(1).tolist()
         hits = module.confusion.diagonal().tolist()
-        result = {
-            "acc": module.test_acc,
-            "loss": module.test_loss,
-            "per_class": [hit / n if n else None for hit, n in zip(hits, tested, strict=True)],
-            "confusion": module.confusion.tolist(),
-        }
+        per_class = [hit / n if n else None for hit, n in zip(hits, tested, strict=True)]
+        result = records.Test(module.test_acc, module.test_loss, per_class, module.confusion.tolist())
         if isinstance(network := module.model.get_submodule("network"), Ensemble):
-            result["members"] = [self._accuracy(trainer, member) for member in network.members]
+            result.members = [self._accuracy(trainer, member) for member in network.members]
         return result
 
     def _accuracy(self, trainer: pl.Trainer, network: nn.Module) -> float:
@@ -319,8 +309,8 @@ class _Run:
             records.write(self.folder / "record.json", self._record)
 
     def _take_history(self) -> None:
-        history = self.module.history
-        self._record |= {"history": history, "best": records.best(history) if history else None}
+        self._record.history = decode(list[records.Epoch], self.module.history)
+        self._record.best = records.best(self._record.history)
 
     def checkpoint(self, trainer: pl.Trainer) -> None:
         """Keeps all that is needed to go on from here."""
@@ -349,7 +339,7 @@ class _Run:
         """After an epoch: checkpoints first, then the record that speaks of them."""
         self._take_history()
         row = self.module.history[-1]
-        if self.first and self._record["best"]["epoch"] == row["epoch"]:
+        if self.first and self._record.best and self._record.best.epoch == row["epoch"]:
             checkpoints.write(
                 self.folder / "best.ckpt", {"model": self.module.weights or self.module.model.state_dict()}
             )

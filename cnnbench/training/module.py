@@ -24,7 +24,7 @@ from cnnbench.training.optimizers import averaged, averages
 from cnnbench.training.schedules import Schedule
 
 Row = dict[str, float]
-"""What is known of an epoch; the names are in `record.HISTORY`."""
+"""What is known of an epoch; the names are those of `records.Epoch`."""
 
 
 @dataclass(frozen=True)

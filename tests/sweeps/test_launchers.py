@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import without_times
+from conftest import all_records, without_times
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -55,8 +55,8 @@ def cnnbench(here: Path, words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=here, env=environment(here), capture_output=True, text=True, check=False)
 
 
-def found(here: Path, name: str) -> list[records.Record]:
-    return [records.read(path) for path in records.find(here / "runs" / name)]
+def found(here: Path, name: str) -> list[dict]:
+    return all_records(here / "runs" / name)
 
 
 @pytest.mark.slow
