@@ -7,7 +7,6 @@ seeds each.
 """
 
 import argparse
-import json
 import random
 import resource
 import subprocess
@@ -31,20 +30,21 @@ def made(config: dict[str, Any], choices: dict[str, str], contestant: int, seed:
     config = config | {"lr": lr, "seed": seed, "optimizer": config["optimizer"] | {"lr": lr}}
     top = 0.5 + 0.3 / (1 + contestant % 7) + chance.gauss(0, 0.01)
     history = [
-        dict.fromkeys(records.HISTORY, 0.5)
-        | {"epoch": i + 1, "val_acc": top * (1 - 0.8**i), "train_loss": 2.0 * 0.9**i, "seconds": chance.uniform(4, 5)}
+        records.Epoch(
+            epoch=i + 1, train_loss=2.0 * 0.9**i, train_acc=0.5, penalty=0.5, val_loss=0.5, val_acc=top * (1 - 0.8**i),
+            lr=0.5, images_seen=1, seconds=chance.uniform(4, 5), images_per_second=0.5,
+        )
         for i in range(EPOCHS)
-    ]
+    ]  # fmt: skip
     confusion = [[900 if i == j else 10 for j in range(CLASSES)] for i in range(CLASSES)]
-    values = (
-        records.SCHEMA_VERSION, f"adam-lr{lr:g}-seed{seed}", "done", config, choices,
-        {"validation": "split", "selection": "", "test": ""},
-        {"name": "cifar10", "fingerprint": "ab" * 8, "sizes": {"train": 45000, "val": 5000, "test": 10000},
-         "shape": [3, 32, 32], "classes": [f"class {i}" for i in range(CLASSES)]},
-        545098, None, history, records.best(history),
-        {"acc": top, "loss": 1.0, "per_class": [top] * CLASSES, "confusion": confusion}, {"python": "3.11"}, None,
+    sizes, classes = records.Sizes(train=45000, val=5000, test=10000), [f"class {i}" for i in range(CLASSES)]
+    return records.Record(
+        run_id=f"adam-lr{lr:g}-seed{seed}", status="done", overrides=["optimizer=adam", f"lr={lr}", f"seed={seed}"],
+        config=config, choices=choices, protocol=records.Protocol("split", "", ""),
+        data=records.Data("cifar10", "ab" * 8, sizes, (3, 32, 32), classes), parameters=545098, history=history,
+        best=records.best(history), test=records.Test(top, 1.0, [top] * CLASSES, confusion),
+        environment={"python": "3.11"},
     )  # fmt: skip
-    return dict(zip(records.FIELDS, values, strict=True))
 
 
 def seconds(contestants: int, seeds: int) -> float:
@@ -55,9 +55,9 @@ def seconds(contestants: int, seeds: int) -> float:
         for contestant in range(contestants):
             for seed in range(seeds):
                 run = made(asdict(job.config), job.choices, contestant, seed)
-                path = Path(folder, run["run_id"], "record.json")
+                path = Path(folder, run.run_id, "record.json")
                 path.parent.mkdir()
-                path.write_text(json.dumps(run))
+                path.write_text(run.as_json())
         before, start = _processor_time(), time.perf_counter()
         subprocess.run([sys.executable, "-m", "cnnbench", "compare", folder], check=True, stdout=subprocess.DEVNULL)
         took, wall = _processor_time() - before, time.perf_counter() - start

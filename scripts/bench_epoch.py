@@ -73,8 +73,8 @@ def train(job: Job, images: ImageSet) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs, quiet=True) as screen:
         job.config.runs_dir = folder
         record = run(job, images, screen.line())
-        assert record["status"] == "done", record["error"]
-        return [row["seconds"] for row in record["history"]]
+        assert record.status == "done", record.error
+        return [row.seconds for row in record.history]
 
 
 def main() -> None:

@@ -176,8 +176,8 @@ def through_cnnbench(job: Job, images: ImageSet) -> float:
         job = copy.deepcopy(job)
         job.config.runs_dir = folder
         record = run(job, images, screen.line())
-        assert record["status"] == "done", record["error"]
-        return float(record["history"][-1]["images_per_second"])
+        assert record.status == "done", record.error
+        return record.history[-1].images_per_second
 
 
 def contestants(job: Job, images: ImageSet, count: int) -> dict[str, Callable[[], float]]:

@@ -79,7 +79,7 @@ def results(folder: Path) -> dict[str, Any]:
         for row in record["history"]:
             del row["seconds"], row["images_per_second"]
         record["environment"].pop("git_commit", None)  # somebody may commit meanwhile
-        del record["config"]["name"], record["config"]["runs_dir"]
+        del record["config"]["name"], record["config"]["runs_dir"], record["overrides"]
         found[record["run_id"]] = record
     return found
 

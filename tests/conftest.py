@@ -18,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from cnnbench.cli import main
+from cnnbench.results import records
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +74,11 @@ def record(folder: Path) -> dict[str, Any]:
     return found
 
 
+def all_records(folder: Path) -> list[dict[str, Any]]:
+    """The records below `folder`, as they are written."""
+    return [json.loads(path.read_text()) for path in records.find(folder)]
+
+
 def on_terminal(words: list[str], environment: dict[str, str], typed: str = "") -> str:
     """What a terminal gets from a program, to which `typed` is typed."""
     process, terminal = pty.fork()
@@ -91,9 +97,10 @@ def on_terminal(words: list[str], environment: dict[str, str], typed: str = "") 
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as two runs of one config must share it."""
+    """A record as two runs of one config must share it, whatever was typed."""
     times = ("seconds", "images_per_second")
-    return record | {"history": [{k: v for k, v in row.items() if k not in times} for row in record["history"]]}
+    history = [{k: v for k, v in row.items() if k not in times} for row in record["history"]]
+    return record | {"history": history, "overrides": None}
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str = "png", seed: int = 0) -> Path:

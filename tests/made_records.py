@@ -1,52 +1,50 @@
 """Records written by hand."""
 
-import copy
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cnnbench.config.compose import config_source
 from cnnbench.results import identity, records
 
 
-def made(words: str = "", accuracies: tuple[float, ...] = (0.5, 0.6), test: float = 0.55, status: str = "done") -> dict:
-    """A record as `cnnbench data=digits WORDS` would write it, with these validation accuracies."""
-    from dataclasses import asdict
-
+def made(
+    words: str = "", accuracies: tuple[float, ...] = (0.5, 0.6), test: float = 0.55, status: str = "done"
+) -> dict[str, Any]:
+    """A record as `cnnbench data=digits WORDS` would write it, with these validation accuracies; as plain values, so
+    that a test can break it."""
     with config_source(None) as composer:
         (job,) = composer.jobs(["data=digits", *words.split()], multirun=False)
     history = [
-        dict.fromkeys(records.HISTORY, 0.0)
-        | {"epoch": i + 1, "val_acc": a, "val_loss": 1 - a, "train_loss": 2.0 / (i + 1), "seconds": 1.5}
-        for i, a in enumerate(accuracies)
-    ]
+        records.Epoch(
+            epoch=i + 1, train_loss=2.0 / (i + 1), train_acc=0.0, penalty=0.0, val_loss=1 - accuracy, val_acc=accuracy,
+            lr=0.0, images_seen=0, seconds=1.5, images_per_second=0.0,
+        )
+        for i, accuracy in enumerate(accuracies)
+    ]  # fmt: skip
     done = status == "done"
-    values = {
-        "schema_version": records.SCHEMA_VERSION,
-        "run_id": identity.run_id(job.config, job.choices["optimizer"], "ab" * 8),
-        "status": status,
-        "config": asdict(job.config),
-        "choices": job.choices,
-        "protocol": {"validation": job.config.data.val, "selection": "", "test": ""},
-        "data": {
-            "name": "digits",
-            "fingerprint": "ab" * 8,
-            "sizes": {"train": 90, "val": 10, "test": 20},
-            "shape": [1, 8, 8],
-            "classes": ["0", "1"],
-        },
-        "parameters": 10,
-        "search": None,
-        "history": history,
-        "best": records.best(history) if history else None,
-        "test": {"acc": test, "loss": 1.0, "per_class": [test, test], "confusion": [[5, 5], [5, 5]]} if done else None,
-        "environment": {},
-        "error": None if done else "broken",
-    }
-    return copy.deepcopy(values)
+    record = records.Record(
+        run_id=identity.run_id(job.config, job.choices["optimizer"], "ab" * 8),
+        status=status,
+        overrides=list(job.typed),
+        config=asdict(job.config),
+        choices=job.choices,
+        protocol=records.Protocol(job.config.data.val, "", ""),
+        data=records.Data("digits", "ab" * 8, records.Sizes(90, 10, 20), (1, 8, 8), ["0", "1"]),
+        parameters=10,
+        history=history,
+        best=records.best(history),
+        test=records.Test(test, 1.0, [test, test], [[5, 5], [5, 5]]) if done else None,
+        error=None if done else "broken",
+    )
+    values: dict[str, Any] = json.loads(record.as_json())
+    return values
 
 
-def write(root: Path, *runs: dict) -> Path:
+def write(root: Path, *runs: dict[str, Any]) -> Path:
     for run in runs:
         folder = root / run["run_id"]
         folder.mkdir(parents=True)
-        records.write(folder / "record.json", run)
+        (folder / "record.json").write_text(json.dumps(run))
     return root

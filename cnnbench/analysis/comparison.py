@@ -44,7 +44,7 @@ class Contestant:
     @cached_property
     def done(self) -> list[Record]:
         """The runs that came to their end."""
-        return [run for run in self.runs if run["status"] == "done"]
+        return [run for run in self.runs if run.status == "done"]
 
     def measured(self, measure: str, target: float = math.inf) -> list[float]:
         """A measure of each finished run, by its name in `measure`."""
@@ -54,7 +54,7 @@ class Contestant:
 
     def by_seed(self, measure: str) -> dict[int, float]:
         """A measure of each finished run by its seed."""
-        values = {run["config"]["seed"]: measures(run)[measure] for run in self.done}
+        values = {run.seed: measures(run)[measure] for run in self.done}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def mean(self, measure: str) -> float | None:
@@ -65,18 +65,18 @@ class Contestant:
     @property
     def statuses(self) -> Counter[str]:
         """How many runs ended how."""
-        return Counter(run["status"] for run in self.runs)
+        return Counter(run.status for run in self.runs)
 
     @property
     def per_class(self) -> list[float | None]:
         """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
-        columns = zip(*(run["test"]["per_class"] for run in self.done if run["test"]), strict=True)
+        columns = zip(*(run.test.per_class for run in self.done if run.test), strict=True)
         return [None if None in column else sum(column) / len(column) for column in columns]
 
     @property
     def confusion(self) -> list[list[int]]:
         """Test images of all seeds together by true class (rows) and predicted class (columns)."""
-        tables = [run["test"]["confusion"] for run in self.done if run["test"]]
+        tables = [run.test.confusion for run in self.done if run.test]
         return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
 
@@ -93,25 +93,25 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
         `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained.
     """
-    history, best = run["history"], run["best"]
-    selected = history[best["epoch"] - 1]
-    hit = next((i for i, row in enumerate(history) if row["val_acc"] >= target), None)
-    seconds = sum(row["seconds"] for row in history)
+    history, best, last, seconds = run.history, run.best, run.history[-1], run.seconds
+    assert best is not None, "a run that is done has one"
+    selected = history[best.epoch - 1]
+    hit = next((i for i, row in enumerate(history) if row.val_acc >= target), None)
     return {
-        "test_acc": run["test"]["acc"] if run["test"] else None,
-        "val_acc": best["val_acc"],
-        "final_val_acc": history[-1]["val_acc"],
-        "train_loss": history[-1]["train_loss"],
-        "gap": selected["train_acc"] - selected["val_acc"],
-        "best_epoch": best["epoch"],
+        "test_acc": run.test.acc if run.test else None,
+        "val_acc": best.val_acc,
+        "final_val_acc": last.val_acc,
+        "train_loss": last.train_loss,
+        "gap": selected.train_acc - selected.val_acc,
+        "best_epoch": best.epoch,
         "epochs": len(history),
-        "images_seen": history[-1]["images_seen"],
+        "images_seen": last.images_seen,
         "seconds": seconds,
-        "images_per_second": history[-1]["images_seen"] / seconds if seconds else None,
-        "parameters": run["parameters"],
+        "images_per_second": last.images_seen / seconds if seconds else None,
+        "parameters": run.parameters,
         "target_epochs": math.inf if hit is None else hit + 1,
-        "target_images": math.inf if hit is None else history[hit]["images_seen"],
-        "target_seconds": math.inf if hit is None else sum(row["seconds"] for row in history[: hit + 1]),
+        "target_images": math.inf if hit is None else history[hit].images_seen,
+        "target_seconds": math.inf if hit is None else sum(row.seconds for row in history[: hit + 1]),
     }
 
 
@@ -141,8 +141,8 @@ class Comparison:
     def pairs(self) -> list[Pair]:
         """The verdicts, by `measure`."""
         samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
-        run = self.contestants[0].runs[0]
-        images = run["data"]["sizes"]["test" if self.measure == "test_acc" else "val"]
+        sizes = self.contestants[0].runs[0].data.sizes
+        images = sizes.test if self.measure == "test_acc" else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
         return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
 
@@ -189,11 +189,11 @@ class Comparison:
         found = []
         for contestant in self.contestants:
             run = contestant.runs[0]
-            for claim in run["config"].get("claims", []):
-                if all(run["choices"].get(group) == option for group, option in claim["match"].items()):
-                    measure = "val_acc" if claim["metric"] == "best_val_acc" else "test_acc"
+            for claim in run.claims:
+                if all(run.choices.get(group) == option for group, option in claim.match.items()):
+                    measure = "val_acc" if claim.metric == "best_val_acc" else "test_acc"
                     measured = contestant.measured(measure)
-                    found.append((claim["source"], contestant.label, measure, claim["value"], measured))
+                    found.append((claim.source, contestant.label, measure, claim.value, measured))
         return found
 
 
@@ -228,7 +228,7 @@ class Tuning:
 def load(folders: Iterable[Path]) -> list[Record]:
     """All records below `folders`, each once; what can't be read is named on the screen and left out.
 
-    Trials of a tuning are left out too: they are in its ledger. Each record gets a `folder`.
+    Trials of a tuning are left out too: they are in its ledger.
 
     Raises:
         ConfigError: a folder isn't there, or there is no record at all.
@@ -241,7 +241,7 @@ def load(folders: Iterable[Path]) -> list[Record]:
         for path in records.find(folder):
             if tried is None or tried not in path.parents:
                 try:
-                    found[path.resolve()] = records.read(path) | {"folder": path.parent}
+                    found[path.resolve()] = records.read(path)
                 except RecordError as error:
                     _say_left_out(error)
     if not found:
@@ -294,16 +294,15 @@ def compare(
     Raises:
         ConfigError: there is no such group or baseline, or the runs can't stand in one table.
     """
-    groups = sorted({group for run in runs for group in run["choices"]})
+    groups = sorted({group for run in runs for group in run.choices})
     if by is not None and by not in groups:
         raise ConfigError(f"by={by}: not a group of these runs.{nearest(by, groups)}")
     settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        parts = identity.experiment(run["config"], run["data"]["fingerprint"], without=[Decides.REPETITION])
-        seed = run["config"]["seed"]
+        parts = identity.experiment(run.config, run.data.fingerprint, without=[Decides.REPETITION])
         seeds = settings[_setting(run)][identity.canonical(parts)]
-        if seed not in seeds or run["status"] == "done":  # the same run in two folders is one run
-            seeds[seed] = run
+        if run.seed not in seeds or run.status == "done":  # the same run in two folders is one run
+            seeds[run.seed] = run
     if len(settings) > 1 and not apart:
         raise ConfigError(
             f"data, split or validation source differ, so these runs can't stand in one table: "
@@ -314,9 +313,7 @@ def compare(
         ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
         labels = _labels([seeds[0] for seeds in ordered])
         if ladder is not None:
-            labels = [
-                ladder.labels.get(seeds[0]["run_id"], label) for label, seeds in zip(labels, ordered, strict=True)
-            ]
+            labels = [ladder.labels.get(seeds[0].run_id, label) for label, seeds in zip(labels, ordered, strict=True)]
         labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
         labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
         shown = labelled if by is None else _best(labelled, by)
@@ -334,23 +331,23 @@ def compare(
 
 def _setting(run: Record) -> str:
     """What must be equal for two runs to be compared, in words."""
-    data, config = run["data"], run["config"]["data"]
-    sizes = data["sizes"]
-    if run["protocol"]["validation"] == "test":
-        split = f"{sizes['train']:,} training images; VALIDATION IS THE TEST SET ({sizes['test']:,} images)"
+    data, config = run.data, run.config["data"]
+    sizes = data.sizes
+    if run.protocol.validation == "test":
+        split = f"{sizes.train:,} training images; VALIDATION IS THE TEST SET ({sizes.test:,} images)"
     else:
-        split = f"{sizes['train']:,} training, {sizes['val']:,} validation, {sizes['test']:,} test images"
+        split = f"{sizes.train:,} training, {sizes.val:,} validation, {sizes.test:,} test images"
     limit = "" if config["limit"] is None else f", limit {config['limit']}"
-    shape = "x".join(map(str, data["shape"]))
-    name = f"folder {Path(config['root']).name}" if data["name"] == "folder" else data["name"]
-    return f"{name} ({data['fingerprint'][:6]}{limit}), {shape}, {split}"
+    shape = "x".join(map(str, data.shape))
+    name = f"folder {Path(config['root'] or '').name}" if data.name == "folder" else data.name
+    return f"{name} ({data.fingerprint[:6]}{limit}), {shape}, {split}"
 
 
 def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
     chosen: dict[str, Contestant] = {}
-    counts = Counter(c.runs[0]["choices"].get(by, "none") for c in contestants)
+    counts = Counter(c.runs[0].choices.get(by, "none") for c in contestants)
     for contestant in contestants:  # best first
-        option = contestant.runs[0]["choices"].get(by, "none")
+        option = contestant.runs[0].choices.get(by, "none")
         chosen.setdefault(option, contestant).settings = counts[option]
     return list(chosen.values())
 
@@ -359,9 +356,9 @@ def _labels(runs: list[Record]) -> list[str]:
     """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
     first = ["optimizer", "model"]
     told = {name for name, role in ROLES.items() if role.decides is Decides.SETTING}
-    groups = [*first, *sorted(told.intersection(runs[0]["choices"]).difference(first))]
+    groups = [*first, *sorted(told.intersection(runs[0].choices).difference(first))]
     # An older record lacks the groups that came later, and had none of what they add.
-    options = {group: [run["choices"].get(group, "none") for run in runs] for group in groups}
+    options = {group: [run.choices.get(group, "none") for run in runs] for group in groups}
     varying = [group for group in groups if len(set(options[group])) > 1] or ["optimizer"]
     alike: dict[str, list[int]] = defaultdict(list)
     for i in range(len(runs)):
@@ -384,7 +381,7 @@ def _labels(runs: list[Record]) -> list[str]:
 
 def _told(run: Record) -> dict[str, Any]:
     """What a setting is told by; the run that a model's first weights come from by its name."""
-    values = identity.flat(identity.experiment(run["config"], "", without=[Decides.REPETITION]))
-    path = Path(run["config"]["model"].get("init_from") or "none")
+    values = identity.flat(identity.experiment(run.config, "", without=[Decides.REPETITION]))
+    path = Path(run.config["model"].get("init_from") or "none")
     values.pop("model.init_digest", None)
     return values | {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}

@@ -14,6 +14,7 @@ from cnnbench.analysis import stats
 from cnnbench.config.compose import Job
 from cnnbench.config.schema import ROLES
 from cnnbench.errors import ConfigError
+from cnnbench.results import decoding
 from cnnbench.results.identity import flat
 from cnnbench.runtime import files
 
@@ -131,9 +132,7 @@ def read(folder: Path) -> Ladder | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
-        if found["schema_version"] != VERSION:
-            raise ConfigError(f"{path}: schema_version {found['schema_version']}; this cnnbench reads {VERSION}.")
-        return Ladder([Rung(**rung) for rung in found["rungs"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: edited or damaged ({type(error).__name__}: {error}).") from None
+        ladder: Ladder = decoding.read(path, Ladder, (VERSION,))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return ladder

@@ -9,7 +9,7 @@ from pathlib import Path
 from cnnbench.config.compose import Composer, Job
 from cnnbench.config.spaces import Axis, Params, Space, grid, space_of
 from cnnbench.errors import ConfigError, RecordError, nearest
-from cnnbench.results import records
+from cnnbench.results import decoding, records
 from cnnbench.results.records import Record
 from cnnbench.runtime import files
 
@@ -69,6 +69,8 @@ class Plan:
     contestants: list[Tuned]
     space: str | None = None
     """The file of the folder `space` that was named for all of them."""
+    config_dir: str | None = None
+    """The folder of the user's own configs, as typed."""
 
     def write(self, folder: Path) -> None:
         """Writes it to `folder`, whole."""
@@ -90,7 +92,7 @@ def contestants(composer: Composer, order: Order) -> tuple[Plan, list[Job]]:
     given = {word.partition("=")[0].lstrip("+") for word in words}
     swept = {word.partition("=")[0] for word in jobs[0].overrides}
     common = [word for word in words if word.lstrip("+").partition("=")[0] not in swept]
-    plan = Plan(order.sampler, order.trials, order.seeds, seed, common, [], order.space)
+    plan = Plan(order.sampler, order.trials, order.seeds, seed, common, [], order.space, composer.config_dir)
     for job in jobs:
         name = order.space or job.choices["optimizer"]
         space = {key: axis for key, axis in _space(composer, name, order, job).items() if key not in given}
@@ -141,17 +143,10 @@ def read(folder: Path) -> Plan | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
-        if found.pop("schema_version") != VERSION:
-            raise ValueError("another version's")
-        contestants = []
-        for tuned in found.pop("contestants"):
-            space = {key: Axis(**(axis | {"choices": tuple(axis["choices"])})) for key, axis in tuned["space"].items()}
-            trials = [(dict(params), str(run_id)) for params, run_id in tuned["trials"]]
-            contestants.append(Tuned(tuned["label"], tuned["words"], space, trials))
-        return Plan(**found, contestants=contestants)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: damaged or edited ({type(error).__name__}: {error}).") from None
+        plan: Plan = decoding.read(path, Plan, (VERSION,))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return plan
 
 
 @dataclass
@@ -168,12 +163,12 @@ class Trial:
     @property
     def status(self) -> str:
         """`done`, `diverged`, `failed`, `interrupted` or `due`."""
-        return self.record["status"] if self.record else "due"
+        return self.record.status if self.record else "due"
 
     @property
     def val_acc(self) -> float | None:
         """Best validation accuracy, if it was done."""
-        return float(self.record["best"]["val_acc"]) if self.record and self.status == "done" else None
+        return self.record.best.val_acc if self.record and self.record.best and self.status == "done" else None
 
 
 @dataclass

@@ -91,7 +91,7 @@ def _print_configs(jobs: list[Job], comments: list[str]) -> None:
 def _print_config_of(run: Path) -> int:
     from cnnbench.results.records import of_run
 
-    print(as_yaml(of_run(run.expanduser())["config"]), end="")
+    print(as_yaml(of_run(run.expanduser()).config), end="")
     return 0
 
 

@@ -55,6 +55,10 @@ class Job:
     """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
     overrides: tuple[str, ...]
     """What sets this job apart from the others of its sweep."""
+    typed: tuple[str, ...]
+    """All the words that give this job alone: what was typed, with one value of what is swept."""
+    config_dir: str | None
+    """The folder of the user's own configs, as typed."""
 
 
 def as_yaml(config: Config | dict[str, Any]) -> str:
@@ -162,7 +166,6 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
     Raises:
         ConfigError: there is no such folder, or one of its files has the name of a built-in one.
     """
-    search: list[str] = []
     if config_dir is not None:
         if not config_dir.is_dir():
             raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
@@ -170,7 +173,6 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             name = path.relative_to(config_dir)
             if (CONF / name).exists():
                 raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
-        search.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     hydra = GlobalHydra.instance()
     outer = hydra.hydra
     hydra.clear()
@@ -179,7 +181,7 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             # Now that Hydra has loaded whatever plugins are installed: some have options of these names.
             for engine, settings in _ENGINES.items():
                 ConfigStore.instance().store(group="hydra/launcher", name=engine, node=settings)
-            yield Composer(GlobalHydra.instance().config_loader(), search)
+            yield Composer(GlobalHydra.instance().config_loader(), config_dir)
     finally:
         GlobalHydra.instance().hydra = outer
 
@@ -187,12 +189,13 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
 class Composer:
     """Turns lists of overrides into configs. Made by `config_source`."""
 
-    def __init__(self, loader: ConfigLoader, search: list[str]) -> None:
-        self._search = search
+    def __init__(self, loader: ConfigLoader, config_dir: Path | None) -> None:
+        self.config_dir = None if config_dir is None else str(config_dir)
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
         # The loader learns the user's folder only while it composes, so the folder is listed here.
-        self._own = [Path(path.removeprefix("hydra.searchpath=[file://").removesuffix("]")) for path in search]
+        self._own = [] if config_dir is None else [config_dir.resolve()]
+        self._search = [f"hydra.searchpath=[file://{folder}]" for folder in self._own]
         self.options = {
             group: sorted({file.stem for root in (CONF, *self._own) for file in (root / group).glob("*.yaml")})
             for group in (*GROUPS, "space")
@@ -384,7 +387,8 @@ class Composer:
             several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
             if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
-        return Job(config, taken, tuple(word.lstrip("+") for word in combination))
+        swept = tuple(word.lstrip("+") for word in combination)
+        return Job(config, taken, swept, (*(word.lstrip("+") for word in fixed), *swept), self.config_dir)
 
 
 def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:

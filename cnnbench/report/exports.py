@@ -118,7 +118,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
     claimed = ("source", "contestant", "measure", "claimed", "measured")
     return {
         "title": comparison.title,
-        "protocol": comparison.contestants[0].runs[0]["protocol"],
+        "protocol": asdict(comparison.contestants[0].runs[0].protocol),
         "verdict": comparison.verdict,
         "measure": comparison.measure,
         "baseline": comparison.baseline,
@@ -128,8 +128,8 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
                 "label": c.label,
                 "settings_tried": c.settings,
                 "statuses": c.statuses,
-                "seeds": [run["config"]["seed"] for run in c.done],
-                "runs": [run["run_id"] for run in c.done],
+                "seeds": [run.seed for run in c.done],
+                "runs": [run.run_id for run in c.done],
                 "measures": _measured(c, comparison.target),
             }
             for c in comparison.contestants

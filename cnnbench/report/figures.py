@@ -19,7 +19,7 @@ from cnnbench.analysis.tuning import Entry
 from cnnbench.config.schema import Decides
 from cnnbench.config.spaces import Axis, Space
 from cnnbench.results import identity
-from cnnbench.results.records import Record
+from cnnbench.results.records import Record, SearchEpoch
 from cnnbench.runtime import files
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
@@ -110,7 +110,7 @@ def _style(i: int) -> dict[str, Any]:
 def _setting(run: Record) -> str:
     """What a winner's trial and its runs with fresh seeds have in common."""
     left_out = [Decides.REPETITION, Decides.MEASURE]
-    return identity.canonical(identity.experiment(run["config"], run["data"]["fingerprint"], without=left_out))
+    return identity.canonical(identity.experiment(run.config, run.data.fingerprint, without=left_out))
 
 
 # --- of a comparison
@@ -124,12 +124,12 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
     figure, axes = _panels([2.9, 2.9], [c.label for c in shown])
     for axis, key, name in zip(axes, ("train_loss", "val_acc"), ("training loss", "validation accuracy"), strict=True):
         for contestant in shown:
-            curves = [[row[key] for row in run["history"]] for run in contestant.done]
+            curves = [[getattr(row, key) for row in run.history] for run in contestant.done]
             by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
             _band(axis, by_epoch, _short(contestant.label), styles[contestant.label])
         axis.set(xlabel="epoch", title=f"{name}{left_out}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if all(row["train_loss"] > 0 for c in shown for run in c.done for row in run["history"]):
+    if all(row.train_loss > 0 for c in shown for run in c.done for row in run.history):
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter(_Plain())
         axes[0].yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
@@ -201,7 +201,7 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
     tables = [(c.label, table) for c in shown if (table := c.confusion)]
     if not tables or len(tables[0][1]) > MOST_CLASSES:
         return None
-    names = [_short(name, 14) for name in shown[0].runs[0]["data"]["classes"]]
+    names = [_short(name, 14) for name in shown[0].runs[0].data.classes]
     columns = min(len(tables), 2)
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")
@@ -258,18 +258,15 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def _probabilities(contestant: Contestant) -> list[list[dict[str, dict[str, float]]]]:
     """By seed and epoch of the search: for `conv1 kernel size` and so on the probability of each candidate."""
-    histories = [run["search"]["history"] for run in contestant.done if run["search"]]
+    histories = [run.search.history for run in contestant.done if run.search]
     found = [
         [
-            {
-                f"{layer} {key.replace('_', ' ')}": p
-                for layer, of in row["probabilities"].items()
-                for key, p in of.items()
-            }
+            {f"{layer} {key.replace('_', ' ')}": p for layer, of in row.probabilities.items() for key, p in of.items()}
             for row in history
+            if isinstance(row, SearchEpoch)
         ]
         for history in histories
-        if history and "probabilities" in history[0]
+        if history and isinstance(history[0], SearchEpoch)
     ]
     shortest = min(map(len, found), default=0)
     return [seed[:shortest] for seed in found]

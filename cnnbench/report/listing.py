@@ -50,16 +50,15 @@ def rows(folder: Path) -> list[Row]:
         except RecordError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        history, best, test = record["history"], record["best"], record["test"]
         found.append(
             Row(
                 run=str(path.parent.relative_to(folder)),
                 status=_status(path.parent, record),
-                epochs=len(history),
-                of=record["config"]["epochs"],
-                val_acc=best and best["val_acc"],
-                test_acc=test and test["acc"],
-                seconds=sum(row["seconds"] for row in history),
+                epochs=len(record.history),
+                of=record.config["epochs"],
+                val_acc=None if record.best is None else record.best.val_acc,
+                test_acc=None if record.test is None else record.test.acc,
+                seconds=record.seconds,
             )
         )
     return found
@@ -68,13 +67,13 @@ def rows(folder: Path) -> list[Row]:
 def _status(folder: Path, record: Record) -> str:
     """Running, if somebody holds the run's lock."""
     lock = folder / ".lock"
-    if record["status"] == "interrupted" and lock.exists():
+    if record.status == "interrupted" and lock.exists():
         try:
             with FileLock(lock, blocking=False):
                 pass
         except Timeout:
             return "running"
-    return str(record["status"])
+    return record.status
 
 
 def show_list(folder: Path, as_json: bool) -> None:
@@ -99,22 +98,22 @@ def show_run(folder: Path, as_json: bool) -> None:
     """
     record = records.of_run(folder)
     if as_json:
-        print(json.dumps(record, indent=1))
+        print(record.as_json())
         return
     console = _console()
     status = _status(folder, record)
-    console.print(f"{record['run_id']}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
-    if why := records.reason(record):
-        console.print(why, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{record.run_id}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    if record.reason:
+        console.print(record.reason, highlight=False, markup=False, soft_wrap=True)
     defaults = identity.flat(identity.experiment(asdict(Config()), ""))
-    said = identity.flat(identity.experiment(record["config"], record["data"]["fingerprint"]))
+    said = identity.flat(identity.experiment(record.config, record.data.fingerprint))
     settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]
     print_sheet(console, Sheet("Settings that are not at their default", ["key", "value"], settings, left=2))
     names = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds"]
-    history = [[f"{row[name]:.4g}" for name in names] for row in record["history"]]
+    history = [[f"{getattr(row, name):.4g}" for name in names] for row in record.history]
     print_sheet(console, Sheet("Epochs", names, history, left=0))
-    if test := record["test"]:
-        shares = zip(["all", *record["data"]["classes"]], [test["acc"], *test["per_class"]], strict=True)
+    if test := record.test:
+        shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
 

@@ -14,11 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
-from cnnbench.analysis.tuning import FOLDER
 from cnnbench.report.commands import commands_of, tune_command
 from cnnbench.report.figures import MOST, file_name
 from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
-from cnnbench.results import identity, records
+from cnnbench.results import identity
 from cnnbench.results.records import Record
 
 MOST_ROWS = 200
@@ -64,6 +63,8 @@ class _Part:
     runs: Sheet
     configs: list[tuple[str, str]]
     commands: list[str]
+    without_command: int
+    """How many contestants have none here."""
 
 
 def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, drawn: list[str]) -> str:
@@ -75,7 +76,7 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         folder: where the page will lie; links are relative to it.
         drawn: the files of the figures in it.
     """
-    parts = [_part(comparison, folder, drawn, i, tuning) for i, comparison in enumerate(comparisons, 1)]
+    parts = [_part(comparison, folder, drawn, i) for i, comparison in enumerate(comparisons, 1)]
     search = {}
     if tuning is not None:
         search = {
@@ -97,9 +98,11 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
     return environment.get_template("report.html.j2").render(parts=parts, tuning=search, versions=_versions(runs))
 
 
-def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, tuning: Tuning | None) -> _Part:
+def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -> _Part:
     labels = [c.label for c in comparison.contestants]
     classes = per_class(comparison)
+    commands = commands_of(comparison)
+    shown = [command for command in commands if command is not None][:MOST_ROWS]
     return _Part(
         comparison=comparison,
         question=_question(labels) if comparison.ladder is None else "Which additions pay?",
@@ -110,10 +113,11 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int, t
         ),
         tables=[_cut(sheet) for sheet in main_sheets(comparison)],
         classes=classes and _cut(classes),
-        on_test=comparison.contestants[0].runs[0]["protocol"]["validation"] == "test",
+        on_test=comparison.contestants[0].runs[0].protocol.validation == "test",
         runs=_runs(comparison, folder),
         configs=_configs(comparison),
-        commands=[] if tuning else commands_of(comparison),
+        commands=shown,
+        without_command=len(commands) - len(shown),
     )  # fmt: skip
 
 
@@ -152,19 +156,17 @@ def _cut(sheet: Sheet) -> Sheet:
 
 def _link(record: Record, folder: Path) -> str:
     """The run's name, linked to its record if it is known where that lies."""
-    if "folder" not in record:
-        return str(record["run_id"])
-    path = Path(os.path.relpath(record["folder"], folder), "record.json")
-    return Markup('<a href="{}">{}</a>').format(quote(path.as_posix()), record["run_id"])
+    if record.folder is None:
+        return record.run_id
+    path = Path(os.path.relpath(record.folder, folder), "record.json")
+    return Markup('<a href="{}">{}</a>').format(quote(path.as_posix()), record.run_id)
 
 
 def _ledger(tuning: Tuning, folder: Path) -> Sheet:
     sheet = ledger(tuning)
     records = [trial.record for entry in tuning.entries for trial in entry.trials]
-    rows = [
-        [*row[:-1], row[-1] if record is None else _link(record | {"folder": folder / FOLDER / row[-1]}, folder)]
-        for row, record in zip(sheet.rows, records, strict=True)
-    ]
+    linked = (None if record is None else _link(record, folder) for record in records)
+    rows = [[*row[:-1], link or row[-1]] for row, link in zip(sheet.rows, linked, strict=True)]
     return replace(sheet, rows=rows)
 
 
@@ -173,11 +175,11 @@ def _runs(comparison: Comparison, folder: Path) -> Sheet:
     runs = [(c, run) for c in comparison.contestants for run in c.runs]
     rows = []
     for contestant, run in runs[:MOST_ROWS]:
-        best = "-" if run["best"] is None else f"{run['best']['val_acc']:.2%}"
-        test = "-" if run["test"] is None else f"{run['test']['acc']:.2%}"
-        spent = [str(len(run["history"])), f"{sum(row['seconds'] for row in run['history']):,.1f}"]
-        status = ": ".join(filter(None, [run["status"], records.reason(run)]))
-        rows.append([contestant.label, _link(run, folder), status, str(run["config"]["seed"]), best, test, *spent])
+        best = "-" if run.best is None else f"{run.best.val_acc:.2%}"
+        test = "-" if run.test is None else f"{run.test.acc:.2%}"
+        spent = [str(len(run.history)), f"{run.seconds:,.1f}"]
+        status = ": ".join(filter(None, [run.status, run.reason]))
+        rows.append([contestant.label, _link(run, folder), status, str(run.seed), best, test, *spent])
     columns = ["contestant", "run", "status", "seed", "best validation", "test", "epochs", "seconds"]
     left_out = len(runs) - MOST_ROWS
     note = f"The first {MOST_ROWS}; {left_out:,} more are left out." if left_out > 0 else ""
@@ -201,7 +203,7 @@ def _configs(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _flat(contestant: Contestant) -> dict[str, str]:
-    config = contestant.runs[0]["config"] | {"seed": sorted(run["config"]["seed"] for run in contestant.runs)}
+    config = contestant.runs[0].config | {"seed": sorted(run.seed for run in contestant.runs)}
     return {"contestant": contestant.label} | {key: json.dumps(value) for key, value in identity.flat(config).items()}
 
 
@@ -209,7 +211,7 @@ def _versions(runs: list[Record]) -> list[tuple[str, str]]:
     """What was installed, and on which data: every value that the runs tell."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
-        told = {**run["environment"], "data": f"{run['data']['name']}, fingerprint {run['data']['fingerprint']}"}
+        told = {**run.environment, "data": f"{run.data.name}, fingerprint {run.data.fingerprint}"}
         for key, value in told.items():
             found[key][str(value)] = None
     return [(key, ", ".join(sorted(values))) for key, values in found.items()]

@@ -28,7 +28,7 @@ def main_sheets(comparison: Comparison) -> list[Sheet]:
     found += [results(comparison), costs(comparison)]
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
-    if any(run["search"] for c in comparison.contestants for run in c.runs):
+    if any(run.search for c in comparison.contestants for run in c.runs):
         found.append(architectures(comparison))
     if comparison.claims:
         found.append(claims(comparison))
@@ -109,12 +109,12 @@ def architectures(comparison: Comparison) -> Sheet:
     rows = []
     for c in comparison.contestants:
         for run in c.done:
-            found = run["search"] or {"architecture": "as given", "entropy": None}
-            entropy = "-" if found["entropy"] is None else f"{found['entropy']:.3f}"
-            cost = ["-", "-"] if not run["search"] else [f"{found['image_passes']:,}", f"{found['seconds']:,.1f}"]
-            test = "-" if run["test"] is None else f"{run['test']['acc']:.2%}"
-            cells = [f"{run['parameters']:,}", test, entropy, *cost]
-            rows.append([c.label, str(run["config"]["seed"]), found["architecture"], *cells])
+            found, test = run.search, "-" if run.test is None else f"{run.test.acc:.2%}"
+            entropy = "-" if found is None or found.entropy is None else f"{found.entropy:.3f}"
+            cost = ["-", "-"] if found is None else [f"{found.image_passes:,}", f"{found.seconds:,.1f}"]
+            name = "as given" if found is None else found.architecture
+            parameters = "-" if run.parameters is None else f"{run.parameters:,}"
+            rows.append([c.label, str(run.seed), name, parameters, test, entropy, *cost])
     columns = ["contestant", "seed", "architecture", "parameters", "test", "entropy", "image passes", "seconds"]
     note = (
         "Entropy of the architecture at the search's end: 1 is undecided, 0 decided. Image passes: images through a "
@@ -125,7 +125,7 @@ def architectures(comparison: Comparison) -> Sheet:
 
 def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
     """What each addition brought, and what it cost."""
-    found = {run["run_id"]: c for c in comparison.contestants for run in c.runs}
+    found = {run.run_id: c for c in comparison.contestants for run in c.runs}
     rows = []
     for i, rung in enumerate(ladder.rungs):
         contestant, below = found.get(rung.runs[0]), ladder.below(i)
@@ -133,7 +133,7 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
             continue
         change = ""
         if below is not None and (without := found.get(below.runs[0])) is not None:
-            images = contestant.runs[0]["data"]["sizes"]["val"]
+            images = contestant.runs[0].data.sizes.val
             pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images)
             change = " ".join(_change(pair))
         decided = {None: "", True: "yes", False: "no"}[rung.kept]
@@ -201,7 +201,7 @@ def per_class(comparison: Comparison) -> Sheet | None:
     shown = [c for c in comparison.contestants if c.per_class]
     if not shown:
         return None
-    names = shown[0].runs[0]["data"]["classes"]
+    names = shown[0].runs[0].data.classes
     columns = zip(*(c.per_class for c in shown), strict=True)
     rows = [[name, *("-" if v is None else f"{v:.1%}" for v in row)] for name, row in zip(names, columns, strict=True)]
     return Sheet("Test accuracy by class", ["class", *(c.label for c in shown)], rows, "Means over seeds.")

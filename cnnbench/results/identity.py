@@ -35,10 +35,13 @@ def experiment(config: dict[str, Any], fingerprint: str, without: Collection[Dec
     kept["data"]["fingerprint"] = fingerprint  # for where the images come from
     kept["model"].pop("init_from", None)  # model.init_digest tells the weights themselves
     if kept.get("search", {}).get("method", "none") == "none":  # whatever else is said of a search, there is none
-        kept["search"] = asdict(Search())
+        kept["search"] = _NO_SEARCH
     kept |= kept.pop("hardware")
     kept["arithmetic"] = ARITHMETIC
     return kept
+
+
+_NO_SEARCH = asdict(Search())
 
 
 @cache

@@ -27,10 +27,7 @@ from cnnbench.training.module import Classifier, Epoch
 from cnnbench.training.training import State, Surroundings, Training
 
 Found = dict[str, Any]
-"""The field `search` of a record: `method`; `history`, a row for each epoch of a joint search or trial of a random one;
-`image_passes`, images through a network forward and backward (validation's forward passes count for nobody);
-`seconds`, of training; `entropy` of the architecture, from 1 to 0; `start` and `architecture` in words; `model`, the
-config that is trained then, or None while the search goes on."""
+"""A `records.Search` as plain values, as a checkpoint can hold them."""
 
 
 def search(

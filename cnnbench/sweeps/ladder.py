@@ -38,7 +38,7 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     due = deque(climber.begin())
     results, code = carry_out(due, jobs[0].config.workers, len(jobs), epochs, engine, climber.after)
-    if any(result["status"] != "done" for result in results):
+    if any(result.status != "done" for result in results):
         code = code or 1
     if results:
         show(compare(results, apart=True, ladder=climber.ladder), climber.folder)
@@ -62,7 +62,7 @@ class _Climber:
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """What is due because a run has ended: the next rung, if it was the last run of its own."""
-        self._ended[record["run_id"]] = record
+        self._ended[record.run_id] = record
         number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
         if not all(run_id in self._ended for run_id in rung.runs):
             return []
@@ -81,13 +81,13 @@ class _Climber:
         return tasks
 
     def _decide(self, rung: Rung, say: Callable[[str], None]) -> None:
-        results = {r["config"]["seed"]: r["best"]["val_acc"] for r in self._ended.values() if r["status"] == "done"}
+        results = {r.seed: r.best.val_acc for r in self._ended.values() if r.status == "done" and r.best}
         below = self.ladder.below(len(self.ladder.rungs) - 1)
         if below is None:
             rung.kept = True
             self._results = results
             return
-        images = next(iter(self._ended.values()))["data"]["sizes"]["val"]
+        images = next(iter(self._ended.values())).data.sizes.val
         pair = judge(self._results, results, images)
         rung.kept = pair.verdict == "better"
         change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"

@@ -22,6 +22,7 @@ from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
 from cnnbench.models import Ensemble
 from cnnbench.results import identity, records
+from cnnbench.results.decoding import decode
 from cnnbench.results.records import Record
 from cnnbench.runtime import collectives, files
 from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_memory
@@ -65,7 +66,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             before = finished(folder, config)
             collectives.broadcast(before is None)
             if before is not None:
-                screen.say(f"{folder.name}: already {before['status']} (force=true runs it again)")
+                screen.say(f"{folder.name}: already {before.status} (force=true runs it again)")
                 return before
             for torn in folder.glob(".*.*"):  # what a killed process was writing
                 torn.unlink()
@@ -87,8 +88,8 @@ def follow(job: Job, images: ImageSet) -> int:
             screen = Sweep(1, job.config.epochs, quiet=True).line()
             screen.start("", job.config.epochs)
             record = _Run(job, images, screen, folder_of(job, images)).carry_out()
-            if record["status"] == "failed":
-                print(f"process {collectives.rank()}: {record['error']}", file=sys.stderr)
+            if record.status == "failed":
+                print(f"process {collectives.rank()}: {record.error}", file=sys.stderr)
                 return 1
     return 0
 
@@ -107,7 +108,7 @@ def finished(folder: Path, config: Config) -> Record | None:
     with contextlib.suppress(RecordError):
         record = records.read(path)
         ended = ("done", "diverged") if config.retry else ("done", "diverged", "failed")
-        if record["status"] in ended:
+        if record.status in ended:
             return record
     return None
 
@@ -118,7 +119,7 @@ def _set_aside(folder: Path, config: Config) -> None:
     if not path.exists():
         return
     with contextlib.suppress(RecordError):
-        if records.read(path)["status"] == "interrupted" and not config.force:
+        if records.read(path).status == "interrupted" and not config.force:
             return
     old = folder / ".old"
     aside = old / str(1 + len(list(old.iterdir())) if old.exists() else 1)
@@ -172,50 +173,42 @@ class _Run:
             try:
                 self._prepare()
                 self._train_and_test()
-                self.result["status"] = "done"
+                self.result.status = "done"
             except Diverged as error:
-                self.result |= {"status": "diverged", "error": str(error)}
+                self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
                 if isinstance(error, ProcessLost) and not self.writes:  # the first one's record says why
                     raise
                 if files.is_disk_failure(error) or not (received or isinstance(error, Exception)):
                     raise
                 if not received:
-                    self.result |= {"status": "failed", "error": self._explain(error)}
+                    self.result.status, self.result.error = "failed", self._explain(error)
         self.save()
         if received:
             raise Interrupted(received[0])
         return self.result
 
     def _new_record(self) -> Record:
-        config, images = self.config, self.images
-        return {
-            "schema_version": records.SCHEMA_VERSION,
-            "run_id": self.folder.name,
-            "status": "interrupted",  # until it is something else: also what a killed process leaves
-            "config": asdict(config),
-            "choices": self.job.choices,
-            "protocol": {
-                "validation": config.data.val,
-                "selection": "highest validation accuracy, the first of equals",
-                "test": "once, with the selected epoch's weights" if config.test else "closed",
-                "regularized": {},
-            },
-            "data": {
-                "name": self.job.choices["data"],
-                "fingerprint": images.fingerprint,
-                "sizes": self.data.sizes,
-                "shape": list(self.data.image_shape),
-                "classes": list(images.classes),
-            },
-            "parameters": None,
-            "search": None,
-            "history": [],
-            "best": None,
-            "test": None,
-            "environment": {},
-            "error": None,
-        }
+        config = self.config
+        return Record(
+            run_id=self.folder.name,
+            overrides=list(self.job.typed),
+            config_dir=self.job.config_dir,
+            config=asdict(config),
+            choices=self.job.choices,
+            protocol=records.Protocol(
+                validation=config.data.val,
+                selection="highest validation accuracy, the first of equals",
+                test="once, with the selected epoch's weights" if config.test else "closed",
+            ),
+            data=records.Data(
+                name=self.job.choices["data"],
+                fingerprint=self.images.fingerprint,
+                sizes=records.Sizes(**self.data.sizes),
+                shape=self.data.image_shape,
+                classes=list(self.images.classes),
+            ),
+        )
 
     def _explain(self, error: BaseException) -> str:
         """The traceback, and below it a line for the person, which `list` and the report show."""
@@ -246,9 +239,9 @@ class _Run:
         if config.hardware.compile:
             network.compile()
         mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
-        self.result["data"] |= {"mean": mean, "deviation": deviation}
-        self.result["protocol"]["regularized"] = regularizers.describe(config.regularizer, network)
-        self.result["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        self.result.data.mean, self.result.data.deviation = mean, deviation
+        self.result.protocol.regularized = regularizers.describe(config.regularizer, network)
+        self.result.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
         model, recipe = parts.with_pixels(config, network, mean, deviation), parts.make_recipe(config, self.epoch)
@@ -261,7 +254,7 @@ class _Run:
         screen.start(f"{name} search", config.search_epochs)
 
         def keep(found: dict[str, Any]) -> None:
-            self.result["search"] = found
+            self.result.search = decode(records.Search, found)
             self.save()
 
         found = search(config, self.images, self.data, self.surroundings, keep)
@@ -287,34 +280,31 @@ class _Run:
                 self.callbacks,
                 self.loggers,
             )
-            self.result["environment"] = environment(training.trainer.strategy.root_device)
+            self.result.environment = environment(training.trainer.strategy.root_device)
             self.save()
-            if self.result["search"]:
-                self.loggers.search(self.result["search"]["history"])
+            if self.result.search:
+                self.loggers.search(self.result.search.history)
             training.train()
-            numbers = {"hp/val_acc_best": self.result["best"]["val_acc"]}
+            assert self.result.best is not None
+            numbers = {"hp/val_acc_best": self.result.best.val_acc}
             if config.test:
-                self.result["test"] = self._test(training)
+                self.result.test = self._test(training)
                 numbers["hp/test_acc"] = module.test_acc
             self.loggers.log_metrics(numbers, len(module.history))
         if self.writes:
             (folder / "previous.ckpt").unlink(missing_ok=True)
 
-    def _test(self, training: Training) -> dict[str, Any]:
+    def _test(self, training: Training) -> records.Test:
         """Opens the test set."""
         module = self.module
         best = collectives.broadcast(checkpoints.read(self.folder / "best.ckpt") if self.writes else {})
         training.test(best["model"])
         tested = module.confusion.sum(1).tolist()
         hits = module.confusion.diagonal().tolist()
-        result = {
-            "acc": module.test_acc,
-            "loss": module.test_loss,
-            "per_class": [hit / n if n else None for hit, n in zip(hits, tested, strict=True)],
-            "confusion": module.confusion.tolist(),
-        }
+        per_class = [hit / n if n else None for hit, n in zip(hits, tested, strict=True)]
+        result = records.Test(module.test_acc, module.test_loss, per_class, module.confusion.tolist())
         if isinstance(network := module.model.get_submodule("network"), Ensemble):
-            result["members"] = [self._accuracy(member) for member in network.members]
+            result.members = [self._accuracy(member) for member in network.members]
         return result
 
     def _accuracy(self, network: nn.Module) -> float:
@@ -348,8 +338,8 @@ class _Run:
             records.write(self.folder / "record.json", self.result)
 
     def _take_history(self) -> None:
-        history = self.module.history
-        self.result |= {"history": history, "best": records.best(history) if history else None}
+        self.result.history = decode(list[records.Epoch], self.module.history)
+        self.result.best = records.best(self.result.history)
 
     def _save_state(self, state: State) -> None:
         if self.writes:
@@ -359,7 +349,7 @@ class _Run:
         """Writes the checkpoints first, then the record that speaks of them."""
         self._take_history()
         row = self.module.history[-1]
-        if self.writes and self.result["best"]["epoch"] == row["epoch"]:
+        if self.writes and self.result.best and self.result.best.epoch == row["epoch"]:
             checkpoints.write(self.folder / "best.ckpt", {"model": self.module.weights})
         self._save_state(state)
         self.save()

@@ -47,7 +47,7 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         return follow(jobs[0], images[0])
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
-    if any(result["status"] != "done" for result in results):
+    if any(result.status != "done" for result in results):
         code = code or 1
     if len(jobs) > 1:
         if results:
@@ -144,11 +144,11 @@ def carry_out(
                     screen.say(f"{path.name}: {how}; the same command goes on with it")
                     code = 1
                 with contextlib.suppress(RecordError):
-                    result = records.read(path / "record.json") | {"folder": path}
+                    result = records.read(path / "record.json")
                     results.append(result)
                     if total > 1 and ended.exit_code == 0:
                         screen.say(_line(result))
-                    if result["status"] != "interrupted":
+                    if result.status != "interrupted":
                         due.extend(after(result, screen.say))
     return results, code
 
@@ -171,32 +171,30 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
 
 
 def _line(record: Record) -> str:
-    if record["status"] != "done":
-        return f"{record['run_id']}: {record['status']}: {records.reason(record)}"
-    test = "" if record["test"] is None else f", test {record['test']['acc']:.2%}"
-    return f"{record['run_id']}: validation {record['best']['val_acc']:.2%}{test}"
+    if record.status != "done" or record.best is None:
+        return f"{record.run_id}: {record.status}: {record.reason}"
+    test = "" if record.test is None else f", test {record.test.acc:.2%}"
+    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}"
 
 
 def _summary(record: Record, folder: Path) -> None:
     """What ran, what came out, where it lies."""
-    data, history, choices = record["data"], record["history"], record["choices"]
-    seconds = sum(row["seconds"] for row in history)
-    sizes = data["sizes"]
-    size = "" if record["parameters"] is None else f" ({record['parameters']:,} parameters)"
+    data, sizes, choices, epochs = record.data, record.data.sizes, record.choices, len(record.history)
+    size = "" if record.parameters is None else f" ({record.parameters:,} parameters)"
     print(f"{choices['model']}{size} with {choices['optimizer']}, "
-          f"lr {record['config']['lr']}, on {data['name']}: {sizes['train']:,} training, {sizes['val']:,} validation, "
-          f"{sizes['test']:,} test images")  # fmt: skip
-    if record["protocol"]["validation"] == "test":
+          f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation, "
+          f"{sizes.test:,} test images")  # fmt: skip
+    if record.protocol.validation == "test":
         print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
-    if found := record["search"]:
-        print(f"found by search={found['method']}: {found['architecture']}; {found['image_passes']:,} image passes, "
-              f"{found['seconds']:.1f} s")  # fmt: skip
-    if record["status"] != "done":
-        print(f"{record['status']} after {len(history)} epochs: {records.reason(record)}")
-    if (best := record["best"]) is not None:
-        print(f"best validation accuracy {best['val_acc']:.2%}, epoch {best['epoch']} of {len(history)}")
-    if record["test"] is not None:
-        print(f"test accuracy {record['test']['acc']:.2%} at that epoch")
-    print(f"{seconds:.1f} s of training")
+    if found := record.search:
+        print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
+              f"{found.seconds:.1f} s")  # fmt: skip
+    if record.status != "done":
+        print(f"{record.status} after {epochs} epochs: {record.reason}")
+    if (best := record.best) is not None:
+        print(f"best validation accuracy {best.val_acc:.2%}, epoch {best.epoch} of {epochs}")
+    if record.test is not None:
+        print(f"test accuracy {record.test.acc:.2%} at that epoch")
+    print(f"{record.seconds:.1f} s of training")
     also = "" if found is None else ", conf/model/searched.yaml"
     print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")

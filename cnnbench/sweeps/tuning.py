@@ -60,7 +60,7 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     results, code = carry_out(
         due, config.workers, total, total * (config.search_epochs + config.epochs), engine, study.after
     )
-    if any(r["status"] == "failed" or (r["config"]["test"] and r["status"] != "done") for r in results):
+    if any(r.status == "failed" or (r.config["test"] and r.status != "done") for r in results):
         code = code or 1
     if any(folder.glob("*/record.json")):
         show(compare(load([folder]), apart=True), folder, load_tuning(folder))
@@ -133,7 +133,7 @@ class _Study:
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """What is due because a run has ended."""
-        return self.due(self._contestant[record["run_id"]])
+        return self.due(self._contestant[record.run_id])
 
     def _job(self, i: int, params: Params, seed: int | None = None) -> Job:
         """A trial; or, with a seed, a winner's run."""

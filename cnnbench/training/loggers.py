@@ -1,7 +1,7 @@
 """Where are a run's numbers written besides its record? To Lightning's loggers, as `conf/logger/` names them."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from cnnbench.config.schema import ROLES, Config, Decides, Role
 from cnnbench.config.targets import Spec, build, check
 from cnnbench.errors import ConfigError
 from cnnbench.results import identity
+from cnnbench.results.records import SearchEpoch, SearchTrial
 from cnnbench.runtime.files import is_disk_failure
 from cnnbench.runtime.progress import Screen
 
@@ -133,10 +134,11 @@ class Loggers(LightningLogger):
         """Logs a row of the record's history."""
         self.log_metrics({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
 
-    def search(self, history: list[dict[str, Any]]) -> None:
+    def search(self, history: Sequence[SearchEpoch | SearchTrial]) -> None:
         """Logs the epochs or trials of a search: `search/conv1/kernel_size/5` is a probability."""
         for number, row in enumerate(history, 1):
-            named = {key.removeprefix("probabilities.").replace(".", "/"): v for key, v in identity.flat(row).items()}
+            flat = identity.flat(asdict(row))
+            named = {key.removeprefix("probabilities.").replace(".", "/"): v for key, v in flat.items()}
             self.log_metrics({f"search/{key}": v for key, v in named.items() if isinstance(v, int | float)}, number)
 
     def _all(self, method: str, *arguments: object) -> None:

@@ -25,7 +25,7 @@ from cnnbench.training.optimizers import averaged
 from cnnbench.training.schedules import Schedule
 
 Row = dict[str, float]
-"""What is known of an epoch; `records.HISTORY` has the names."""
+"""What is known of an epoch; the names are those of `records.Epoch`."""
 
 
 @dataclass(frozen=True)

@@ -37,32 +37,34 @@ def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[
         ConfigError: no finished run, or an unreadable image.
     """
     record = _record(run_folder)
-    channels, height, width = record["data"]["shape"]
+    channels, height, width = record.data.shape
     if height != width:
         raise ConfigError(f"{run_folder}: was trained on images of {width}x{height}, not on squares.")
     images = [torch.tensor(decode(path, height, channels == 1)).permute(2, 0, 1) for path in paths]
     model = _model(run_folder, record)
     with torch.inference_mode():
         probabilities: Tensor = model(torch.stack(images)).softmax(1)
-    classes = record["data"]["classes"]
+    classes = record.data.classes
     ranked = [sorted(zip(classes, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
     return list(zip(paths, ranked, strict=True))
 
 
 def _record(folder: Path) -> records.Record:
     record = records.of_run(folder)
-    if record["best"] is None or not (folder / "best.ckpt").exists():
-        raise ConfigError(f"{folder}: this run is {record['status']} and has no trained model.")
+    if record.best is None or not (folder / "best.ckpt").exists():
+        raise ConfigError(f"{folder}: this run is {record.status} and has no trained model.")
     return record
 
 
 def _model(folder: Path, record: records.Record) -> nn.Module:
-    data = record["data"]
-    spec = record["search"]["model"] if record["search"] else record["config"]["model"]
-    spec = regularizers.put_in(Regularizer(**record["config"]["regularizer"]), transfer.own_keys(spec))
+    data, config = record.data, record.config
+    if data.mean is None or data.deviation is None:
+        raise ConfigError(f"{folder}: its record doesn't tell how its images were normalised.")
+    spec = record.search.model if record.search else None
+    spec = regularizers.put_in(Regularizer(**config["regularizer"]), transfer.own_keys(spec or config["model"]))
     model = nn.Sequential()
-    model.add_module("normalize", Normalize(data["mean"], data["deviation"]))
-    model.add_module("network", build("model", spec, tuple(data["shape"]), len(data["classes"])))
+    model.add_module("normalize", Normalize(data.mean, data.deviation))
+    model.add_module("network", build("model", spec, data.shape, len(data.classes)))
     try:
         model.load_state_dict(checkpoints.read(folder / "best.ckpt")["model"])
     except CheckpointError as error:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import record, without_times
+from conftest import all_records, record, without_times
 from made_records import made, write
 
 from cnnbench.results import records
@@ -53,7 +53,7 @@ def test_each_write_fails_once(command, here: Path, monkeypatch, kind: str) -> N
         paths = faulty(patched, None)
         assert command(f"{WORDS} name=whole").code == 0
     writes = [path for path in paths if path.parent.name != "whole"]
-    whole = {r["run_id"]: without_times(r) for r in map(records.read, records.find(here / "runs" / "whole"))}
+    whole = {r["run_id"]: without_times(r) for r in all_records(here / "runs" / "whole")}
     assert len(writes) >= 7  # config, record, two epochs of checkpoints and records, the last record
     for at in range(0, len(writes), 1 if kind == "full" else 2):
         name = f"fault{at}"
@@ -69,7 +69,7 @@ def test_each_write_fails_once(command, here: Path, monkeypatch, kind: str) -> N
                 (line,) = (line for line in result.err.splitlines() if "Stopped (" in line)
                 assert os.strerror({"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}[kind]) in line
         before = {path: path.read_bytes() for path in records.find(here / "runs" / name)}
-        assert all(records.read(path)["status"] == "interrupted" for path in before)  # each can be read
+        assert all(records.read(path).status == "interrupted" for path in before)  # each can be read
         assert command(f"{WORDS} name={name}").code == 0
         found = without_times(record(here / "runs" / name))
         assert found | {"config": None} == whole[found["run_id"]] | {"config": None}
@@ -82,7 +82,7 @@ def test_a_full_disk_ends_the_sweep_and_harms_nothing(command, here: Path, monke
         assert command(words).code == 1
     assert len(paths) == 8
     before = {path: path.read_bytes() for path in records.find(here / "runs")}
-    done = [path for path in before if records.read(path)["status"] == "done"]
+    done = [path for path in before if records.read(path).status == "done"]
     assert len(done) == 1
     assert len(before) < 3  # the third was not tried
     assert command(words).code == 0

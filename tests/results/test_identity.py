@@ -24,9 +24,9 @@ def test_committed_records_have_the_ids_of_their_configs(name: str, tmp_path: Pa
     paths = records.find(tmp_path)
     assert len(paths) == COUNTS[name]
     for record in map(records.read, paths):
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), record["config"]))
-        found = identity.run_id(config, record["choices"]["optimizer"], record["data"]["fingerprint"])
-        assert found == record["run_id"]
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), record.config))
+        found = identity.run_id(config, record.choices["optimizer"], record.data.fingerprint)
+        assert found == record.run_id
 
 
 def test_all_archives_are_looked_at() -> None:

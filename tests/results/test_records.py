@@ -1,13 +1,17 @@
 """Identity, and files that are written whole or not at all."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from made_records import made
 
 from cnnbench.config.compose import config_source
 from cnnbench.errors import RecordError
 from cnnbench.results import identity, records
+from cnnbench.results.decoding import decode
 from cnnbench.runtime import files
 
 
@@ -75,8 +79,40 @@ def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_first_of_equals_is_selected() -> None:
-    history = [{"epoch": e, "val_acc": a, "val_loss": 1.0 / e} for e, a in [(1, 0.5), (2, 0.7), (3, 0.7), (4, 0.6)]]
-    assert records.best(history) == {"epoch": 2, "val_acc": 0.7, "val_loss": 0.5}
+    history = [epoch(number, accuracy) for number, accuracy in [(1, 0.5), (2, 0.7), (3, 0.7), (4, 0.6)]]
+    assert records.best(history) == records.Best(epoch=2, val_acc=0.7, val_loss=0.5)
+    assert records.best([]) is None
+
+
+def epoch(number: int, accuracy: float) -> records.Epoch:
+    return records.Epoch(number, 0.0, 0.0, 0.0, 1 / number, accuracy, 0.0, 0, 0.0, 0.0)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    record = decode(records.Record, made("optimizer=sgd augment=[flip_crop,cutout] optimizer.momentum=0.5"))
+    records.write(tmp_path / "record.json", record)
+    found = records.read(tmp_path / "record.json")
+    assert found == record
+    assert found.folder == tmp_path
+    assert found.overrides == ["data=digits", "optimizer=sgd", "augment=[flip_crop,cutout]", "optimizer.momentum=0.5"]
+    assert json.loads((tmp_path / "record.json").read_text())["schema_version"] == 2
+
+
+def test_records_of_version_1_are_read(tmp_path: Path) -> None:
+    old = made("optimizer=sgd seed=3") | {"schema_version": 1}
+    del old["overrides"], old["config_dir"], old["search"], old["test"]["members"]
+    (tmp_path / "record.json").write_text(json.dumps(old))
+    found = records.read(tmp_path / "record.json")
+    assert (found.overrides, found.config_dir, found.search) == (None, None, None)
+    assert (found.seed, found.best) == (3, records.Best(2, 0.6, 0.4))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(RecordError) as error:
+        records.read(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -84,18 +120,76 @@ def test_the_first_of_equals_is_selected() -> None:
     [
         (b"", "not a whole JSON file"),
         (b'{"schema_version": 1, "run', "not a whole JSON file"),
+        (b"[" * 100_000, "not a whole JSON file"),
         (b"[]", "schema_version None"),
-        (json.dumps({"schema_version": 99}).encode(), "schema_version 99"),
-        (json.dumps({"schema_version": 1}).encode(), "without run_id"),
-        (json.dumps(dict.fromkeys(records.FIELDS) | {"schema_version": 1}).encode(), "status None"),
-        (
-            json.dumps(dict.fromkeys(records.FIELDS) | {"schema_version": 1, "status": "done"}).encode(),
-            "edited or damaged",
-        ),
+        (json.dumps({"schema_version": 99}).encode(), "schema_version 99; this cnnbench reads 1 and 2"),
+        (json.dumps({"schema_version": 1}).encode(), "without run_id, config, choices, protocol, data"),
     ],
 )
 def test_what_is_no_record_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(RecordError, match=r"record\.json") as error:
-        records.read(tmp_path / "record.json")
-    assert says in str(error.value)
+    assert says in refused(tmp_path / "record.json")
+
+
+NESTED: list = []
+for _ in range(40):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("run_id", 3, "run_id: 3 must be text"),
+        ("status", "finished", "status: 'finished' must be one of done, diverged"),
+        ("parameters", "x", "parameters: 'x' must be a whole number"),
+        ("parameters", True, "parameters: True must be a whole number"),
+        ("choices", {"data": "digits"}, "choices: without optimizer"),
+        ("choices.optimizer", None, "choices.optimizer: None must be text"),
+        ("protocol.validation", ..., "protocol: without validation"),
+        ("data.shape", [8, 8], "data.shape: [8, 8] must be a list of 3"),
+        ("data.sizes", 5, "data.sizes: 5 must be a mapping"),
+        ("data.classes", ["0"], "test: its results are not those of the classes"),
+        ("history.1.val_acc", float("nan"), "history[1].val_acc: nan must be a number"),
+        ("history.1.lr", 10**400, "history[1].lr: 1000000000"),
+        ("history.1.seconds", ..., "history[1]: without seconds"),
+        ("best.epoch", 3, "best.epoch: 3 is not in the history"),
+        ("best", None, "done without a result"),
+        ("test", None, "done without a result"),
+        ("test.per_class.0", "x", "test.per_class[0]: 'x' must be a number"),
+        ("test.confusion.1.0", 0.5, "test.confusion[1][0]: 0.5 must be a whole number"),
+        ("config.epochs", ..., "config: without epochs"),
+        ("config.seed", "x", "config.seed: 'x' must be a whole number"),
+        ("config.hardware", ..., "config: KeyError"),
+        ("config.model", "x", "config: AttributeError"),
+        ("config.model.dense", float("inf"), "config.model: inf must be a number"),
+        ("config.model.dense", NESTED, "config.model: more than 30 lists and mappings inside each other"),
+        ("config.claims", [{"metric": "x"}], "claims.metric=x: must be best_val_acc or test_acc"),
+        ("config.data.limit", "x", "config.data.limit: 'x' must be a whole number"),
+        ("search", {"method": "joint"}, "search: without history"),
+        ("overrides", ["a", 1], "overrides[1]: 1 must be text"),
+    ],
+)
+def test_what_is_wrong_in_a_record_is_named(tmp_path: Path, key: str, value: Any, says: str) -> None:
+    record = made()
+    *path, last = [int(word) if word.isdigit() else word for word in key.split(".")]
+    at: Any = record
+    for step in path:
+        at = at[step]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert f"edited or damaged ({says}" in refused(tmp_path / "record.json")
+
+
+def test_a_pipe_is_no_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record.json")
+    assert "not a regular file" in refused(tmp_path / "record.json")
+
+
+def test_numbers_that_are_whole_stay_whole(tmp_path: Path) -> None:
+    record = made() | {"parameters": 7}
+    record["history"][0]["lr"] = 1
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert json.loads(records.read(tmp_path / "record.json").as_json()) == record

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from made_records import made
 
 from cnnbench.analysis import ladder
 from cnnbench.analysis.ladder import Ladder, Rung, judge
@@ -12,6 +13,8 @@ from cnnbench.config.compose import Job, config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.images import digits
 from cnnbench.errors import ConfigError
+from cnnbench.results.decoding import decode
+from cnnbench.results.records import Record
 from cnnbench.sweeps.ladder import _Climber
 from cnnbench.sweeps.run import folder_of
 
@@ -191,10 +194,9 @@ def test_a_gain_within_noise_is_left_out(here: Path, mine: Path) -> None:
             accuracies = results[climber.ladder.rungs[-1].name]
             for task, accuracy in zip(now, accuracies, strict=True):
                 assert due == []  # the next rung waits for the last seed
-                ended = {"run_id": folder_of(*task).name, "status": "done", "config": {"seed": task[0].config.seed}}
-                due = climber.after(
-                    ended | {"best": {"val_acc": accuracy}, "data": {"sizes": {"val": 1000}}}, said.append
-                )
+                values = made(f"seed={task[0].config.seed}", (accuracy,)) | {"run_id": folder_of(*task).name}
+                values["data"]["sizes"]["val"] = 1000
+                due = climber.after(decode(Record, values), said.append)
     assert [rung.kept for rung in climber.ladder.rungs] == [True, False, True, False, True]
     assert said[0] == "+ rate: validation accuracy +3.00 points on start, not distinguishable: left out"
     assert said[3] == "+ smoothing: validation accuracy +10.00 points on + nothing, better: kept"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import slurm as slurms
-from conftest import without_times
+from conftest import all_records, without_times
 
 from cnnbench.config.compose import CONF, Engine, SubmititLocal, config_source
 from cnnbench.data.images import load
@@ -69,8 +69,8 @@ def started(here: Path, words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def found(here: Path, name: str) -> list[records.Record]:
-    return [records.read(path) for path in records.find(here / "runs" / name)]
+def found(here: Path, name: str) -> list[dict]:
+    return all_records(here / "runs" / name)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cnnbench.results import records
 from cnnbench.training.loggers import TensorBoard
 
 DIGITS = "data=digits data.limit=200 epochs=3"
-SCALARS = [key for key in records.HISTORY if key != "epoch"]
+SCALARS = [field.name for field in fields(records.Epoch) if field.name != "epoch"]
 
 
 def written(folder: Path) -> list[dict[str, str]]:

@@ -1,0 +1,92 @@
+"""The commands of a report: what was typed gives the same runs again."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from made_records import made, write
+
+from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+from cnnbench.config.compose import Composer, config_source
+from cnnbench.report.commands import commands_of, tune_command
+from cnnbench.results import identity
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 logger=none epochs=1"
+
+
+def commands(folder: Path) -> list[str | None]:
+    return [command for table in compare(load([folder]), ladder=load_ladder(folder)) for command in commands_of(table)]
+
+
+def ids(composer: Composer, command: str, fingerprint: str) -> set[str]:
+    """The runs that a command is for."""
+    words = shlex.split(command)[1:]
+    overrides = [word for word in words if word != "-m"]
+    jobs = composer.jobs(overrides, multirun="-m" in words)
+    return {identity.run_id(job.config, job.choices["optimizer"], fingerprint) for job in jobs}
+
+
+def test_an_experiment_s_contestants_each_have_their_own(command, here: Path) -> None:
+    assert command(f"experiment=quickstart {DIGITS} optimizer=sgd,adam seed=0,1 'optimizer.lr=0.1,0.2'").code == 0
+    found = commands(here / "runs" / "quickstart")
+    head = f"cnnbench -m experiment=quickstart {DIGITS}"
+    assert sorted(found) == [
+        f"{head} optimizer={name} optimizer.lr={lr} seed=0,1" for name in ("adam", "sgd") for lr in (0.1, 0.2)
+    ]
+    runs = load([here / "runs" / "quickstart"])
+    with config_source(None) as composer:
+        again = [ids(composer, text, runs[0].data.fingerprint) for text in found]
+    assert [len(each) for each in again] == [2, 2, 2, 2]
+    assert set.union(*again) == {run.run_id for run in runs}
+
+
+def test_own_configs_and_lists_are_told(command, here: Path) -> None:
+    (here / "my own" / "optimizer").mkdir(parents=True)
+    (here / "my own" / "optimizer" / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.1\n")
+    assert (
+        command(
+            f"{DIGITS} optimizer=mine augment=[flip_crop,cutout] +optimizer.nesterov=false --config-dir 'my own'"
+        ).code
+        == 0
+    )
+    (found,) = commands(here / "runs" / "default")
+    assert found == (
+        f"cnnbench {DIGITS} optimizer=mine 'augment=[flip_crop,cutout]' optimizer.nesterov=false seed=0 "
+        "--config-dir 'my own'"
+    )
+    assert command(found.removeprefix("cnnbench ")).err.count("already done") == 1
+
+
+def test_records_of_version_1_have_none(command, here: Path) -> None:
+    old = made("optimizer=adam")
+    del old["overrides"]
+    write(here / "runs", old | {"schema_version": 1}, made("optimizer=sgd"))
+    assert sorted(commands(here / "runs"), key=str) == [None, "cnnbench data=digits optimizer=sgd seed=0"]
+    assert command("compare runs").code == 0
+    assert "1 contestants have no command here" in (here / "runs" / "report.html").read_text()
+
+
+def test_a_ladder_has_one_command(command, here: Path) -> None:
+    start, rung = ([made(f"{words} seed={seed}") for seed in (0, 1)] for words in ("lr=0.1", "lr=0.1 epochs=7"))
+    folder = write(here / "runs", *start, *rung)
+    rungs = [
+        {"name": name, "words": [], "runs": [run["run_id"] for run in runs], "kept": True}
+        for name, runs in (("start", start), ("+ longer", rung))
+    ]
+    (folder / "ladder.json").write_text(json.dumps({"schema_version": 1, "rungs": rungs}))
+    assert commands(folder) == ["cnnbench -m data=digits lr=0.1 seed=0,1"]
+    assert command("compare runs").code == 0
+    assert "no command here" not in (folder / "report.html").read_text()
+
+
+def test_a_tuning_has_its_own(command, here: Path) -> None:
+    (here / "mine" / "space").mkdir(parents=True)
+    (here / "mine" / "space" / "two.yaml").write_text("lr: [0.1, 0.2]\n")
+    words = f"tune {DIGITS} name=t optimizer=sgd,adam trials=2 seeds=1 sampler=grid seed=4 space=two --config-dir mine"
+    assert command(words).code == 0
+    tuning = load_tuning(here / "runs" / "t")
+    assert tuning is not None
+    assert tune_command(tuning) == f"cnnbench {words}"
