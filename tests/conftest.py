@@ -103,6 +103,11 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"history": history, "overrides": None}
 
 
+def without_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A `state_dict` with shorter names."""
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
 def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str = "png", seed: int = 0) -> Path:
     """`root`/train and test with `counts[class]` images each; classes differ in colour, so that they can be learned."""
     rng = np.random.default_rng(seed)
