@@ -91,9 +91,10 @@ def on_terminal(words: list[str], environment: dict[str, str], typed: str = "") 
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as two runs of one config must share it."""
+    """A record as two runs of one config must share it: without times, and without the commit, which may be another."""
     times = ("seconds", "images_per_second")
-    return record | {"history": [{k: v for k, v in row.items() if k not in times} for row in record["history"]]}
+    history = [{key: value for key, value in row.items() if key not in times} for row in record["history"]]
+    return {key: value for key, value in record.items() if key != "environment"} | {"history": history}
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str = "png", seed: int = 0) -> Path:

@@ -76,10 +76,6 @@ def same(some: list[Tensor], others: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
-def test_all_optimizers_are_here() -> None:
-    assert len(NAMES) == 11
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_descends_a_parabola(name: str) -> None:
     torch.manual_seed(0)
