@@ -12,7 +12,7 @@ import yaml
 
 import cnnbench
 from cnnbench.config import targets
-from cnnbench.config.compose import CONF
+from cnnbench.config.keys import CONF
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cnnbench"

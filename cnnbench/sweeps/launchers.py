@@ -19,7 +19,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
-from cnnbench.config.compose import Engine, Job, Ray, SubmititLocal, SubmititSlurm
+from cnnbench.config.composition import Job
+from cnnbench.config.engines import Engine, Ray, SubmititLocal, SubmititSlurm
 from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep

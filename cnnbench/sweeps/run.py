@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from torch import nn
 
-from cnnbench.config.compose import Job, as_yaml
+from cnnbench.config.composition import Job, as_yaml
 from cnnbench.config.schema import Config
 from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from board import Board
+from cnnbench.config.composition import config_source
 from conftest import all_records, record, without_times
 from PIL import Image
 
 import cnnbench
 from cnnbench.analysis import tuning
-from cnnbench.config.compose import config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet, digits

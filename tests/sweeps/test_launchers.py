@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import slurm as slurms
+from cnnbench.config.composition import config_source
 from conftest import all_records, without_times
 
-from cnnbench.config.compose import CONF, Engine, SubmititLocal, config_source
+from cnnbench.config.engines import Engine, SubmititLocal
+from cnnbench.config.keys import CONF
 from cnnbench.data.images import load
 from cnnbench.results import records
 from cnnbench.runtime.progress import Sweep
