@@ -16,7 +16,18 @@ from cnnbench.config.keys import CONF
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cnnbench"
-WITHOUT_TORCH = ("errors", "runtime", "config", "results", "analysis", "report", "cli", "data/images", "data/archives")
+WITHOUT_TORCH = (
+    "errors",
+    "runtime",
+    "config",
+    "results",
+    "analysis",
+    "report",
+    "cli",
+    "data/images",
+    "data/folder",
+    "data/archives",
+)
 """Importing them imports no torch. import-linter checks the same for what they import at any time (.ci/run)."""
 
 

@@ -1,1 +1,1 @@
-"""Readers of images, archives, the datamodule and augmentation."""
+"""The images of a run: readers, split, batches and augmentation."""

@@ -1,8 +1,8 @@
-"""Which archives can be read, and how are they fetched? Readers of published data sets. (imports no torch)
+"""Readers of published data sets, and the download of their archives. (imports no torch)
 
-The archives lie in `data.root` as torchvision downloads them. An absent one is downloaded, whole or not at all; md5
-sums are checked before anything is parsed. `data.md5` holds the sum of each file of the data set, in the order in which
-the reader names the files, separated by spaces; null checks nothing.
+The archives lie in `data.root`, under the names that torchvision gives them. A missing archive is downloaded, whole or
+not at all. Its md5 sum is checked before anything is parsed. `data.md5` holds the sums of a data set's files, separated
+by spaces, in the order in which the reader names the files; null checks nothing.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def cifar10(data: Data) -> ImageSet:
     Reads `data.root`/cifar-10-python.tar.gz.
 
     Raises:
-        ConfigError: the archive is neither there nor can be downloaded, or it is not the one that `data.md5` names, or
+        ConfigError: the archive is missing and can't be downloaded, its md5 sum is not `data.md5`, or its content is
             not CIFAR-10's.
     """
     (archive,) = _archives(data, "cifar10", _TORONTO, ("cifar-10-python.tar.gz",))
@@ -66,7 +66,8 @@ def cifar100(data: Data) -> ImageSet:
     Reads `data.root`/cifar-100-python.tar.gz.
 
     Raises:
-        ConfigError: as `cifar10`.
+        ConfigError: the archive is missing and can't be downloaded, its md5 sum is not `data.md5`, or its content is
+            not CIFAR-100's.
     """
     (archive,) = _archives(data, "cifar100", _TORONTO, ("cifar-100-python.tar.gz",))
     meta, train, test = (f"cifar-100-python/{name}" for name in ("meta", "train", "test"))
@@ -80,8 +81,8 @@ def mnist(data: Data) -> ImageSet:
     t10k-labels-idx1-ubyte.gz.
 
     Raises:
-        ConfigError: a file is neither there nor can be downloaded, or it is not the one that `data.md5` names, or not a
-            whole idx file.
+        ConfigError: a file is missing and can't be downloaded, its md5 sum is not the one in `data.md5`, or it is not a
+            complete idx file.
     """
     return _idx_set(data, "mnist", _MNIST, _DIGITS)
 
@@ -89,10 +90,12 @@ def mnist(data: Data) -> ImageSet:
 def fashion_mnist(data: Data) -> ImageSet:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60,000 + 10,000 pieces of clothing of 28x28 grey, ten classes.
 
-    Reads four files in `data.root`, which have the same names as those of `mnist`.
+    Reads four files in `data.root`, named as MNIST's: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz,
+    t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz.
 
     Raises:
-        ConfigError: as `mnist`.
+        ConfigError: a file is missing and can't be downloaded, its md5 sum is not the one in `data.md5`, or it is not a
+            complete idx file.
     """
     return _idx_set(data, "fashion_mnist", _ZALANDO, _CLOTHES)
 
@@ -103,8 +106,8 @@ def svhn(data: Data) -> ImageSet:
     Reads `data.root`/train_32x32.mat and test_32x32.mat, where the label 10 stands for the digit 0.
 
     Raises:
-        ConfigError: a file is neither there nor can be downloaded, or it is not the one that `data.md5` names, or not
-            SVHN's.
+        ConfigError: a file is missing and can't be downloaded, its md5 sum is not the one in `data.md5`, or its content
+            is not SVHN's.
     """
     train, test = _archives(data, "svhn", _STANFORD, ("train_32x32.mat", "test_32x32.mat"))
     return _image_set(data, train.parent, *_mat(train), *_mat(test), _DIGITS)
@@ -116,15 +119,15 @@ def svhn(data: Data) -> ImageSet:
 def _cifar(
     data: Data, archive: Path, names: tuple[str, str], train: tuple[str, ...], test: str, labels: str
 ) -> ImageSet:
-    """The images of a tar file of pickles.
+    """Reads a tar file of pickles, as CIFAR-10 and CIFAR-100 come.
 
     Args:
-        data: what was asked for.
+        data: size and channels of the images to return.
         archive: the tar file.
-        names: member and key of the class names.
-        train: members that hold training images, in order.
+        names: the member that holds the class names, and their key in it.
+        train: the members that hold training images, in order.
         test: the member that holds the test images.
-        labels: the key of the labels in these members.
+        labels: the key of the labels in `train` and `test`.
     """
 
     def pixels(batch: dict[str, Any]) -> Bytes:
@@ -145,19 +148,19 @@ def _cifar(
 
 
 def _pickles(archive: Path, members: set[str]) -> dict[str, Any]:
-    """The unpickled `members`, found in one pass: going back in a tar.gz would unpack it again from its start."""
-    found = {}
+    """Unpickles `members` in one pass: seeking backwards in a tar.gz decompresses it again from its start."""
+    contents = {}
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.name in members and (file := tar.extractfile(member)) is not None:
-                found[member.name] = _ArraysOnly(file, encoding="latin1").load()
-    return found
+                contents[member.name] = _ArraysOnly(file, encoding="latin1").load()
+    return contents
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An archive of images needs NumPy arrays and plain containers; nothing else is let in."""
+    """Unpickles NumPy arrays and plain containers, and refuses everything else."""
 
-    _allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "encode"}
+    _allowed = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "encode"})
 
     def find_class(self, module: str, name: str) -> Any:
         if name in self._allowed and module.split(".")[0] in ("numpy", "_codecs"):
@@ -179,7 +182,7 @@ def _idx_set(data: Data, option: str, servers: Sequence[str], classes: tuple[str
 
 
 def _idx(archive: Path, dimensions: int) -> Bytes:
-    """A gzip idx file of unsigned bytes: magic number 0, 0, 8, `dimensions`, then each size (big-endian), the bytes."""
+    """Reads a gzip idx file of unsigned bytes: magic number 0, 0, 8, `dimensions`; each size, big-endian; the bytes."""
     kind = f"a gzip idx{dimensions} file of bytes"
     try:
         content = gzip.decompress(archive.read_bytes())
@@ -196,7 +199,7 @@ def _idx(archive: Path, dimensions: int) -> Bytes:
 
 
 def _mat(archive: Path) -> tuple[Bytes, NDArray[Any]]:
-    """Images (n, 32, 32, 3) and digits (n,) of a MATLAB file that holds X (32, 32, 3, n) and y (n, 1)."""
+    """Reads images (n, 32, 32, 3) and digits (n,) from a MATLAB file that holds X (32, 32, 3, n) and y (n, 1)."""
     from scipy.io import loadmat
 
     try:
@@ -217,16 +220,18 @@ def _image_set(
     test_labels: NDArray[Any],
     classes: tuple[str, ...],
 ) -> ImageSet:
-    """What was read, as `data` asks for it. Without md5 sums it may be anything, so that its form is checked.
+    """Makes an `ImageSet` of arrays, in the size and with the channels that `data` asks for.
+
+    Without md5 sums a file may hold anything, so the arrays are checked.
 
     Raises:
-        ConfigError: arrays are not images (n, height, width, channels) of bytes with n labels of `classes`.
+        ConfigError: the images are not bytes (n, height, width, channels), or there are not n labels of `classes`.
     """
     for split, images, labels in (("training", train, train_labels), ("test", test, test_labels)):
         if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
             raise ConfigError(
-                f"data.root={root}: the {split} images are {images.dtype} {images.shape}, their labels {labels.shape}: "
-                f"not bytes (images, height, width, channels) with one label each."
+                f"data.root={root}: the {split} images are {images.dtype} {images.shape}, their labels {labels.shape}. "
+                f"Allowed: bytes (images, height, width, channels) with one label for each image."
             )
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(classes):
             raise ConfigError(f"data.root={root}: the {split} labels are not all from 0 to {len(classes) - 1}.")
@@ -235,39 +240,39 @@ def _image_set(
 
 
 def _damaged(archive: Path, kind: str, reason: object) -> ConfigError:
-    return ConfigError(f"data.root={archive.parent}: {archive.name} is damaged, or not {kind} ({reason}).")
+    return ConfigError(f"data.root={archive.parent}: {archive.name} is damaged, or is not {kind} ({reason}).")
 
 
 # --- files
 
 
 def _archives(data: Data, option: str, servers: Sequence[str], names: Sequence[str]) -> list[Path]:
-    """The files `names` in `data.root`: downloaded if they are absent, their md5 sums checked.
+    """Finds the files `names` in `data.root`, downloads those that are missing, and checks all md5 sums.
 
     Args:
-        data: where they lie and their sums.
-        option: what was typed as `data=`, for messages.
-        servers: addresses of the folder that holds the files, tried in order.
+        data: the folder and the sums.
+        option: the option of the group `data`, for messages.
+        servers: addresses of folders that hold the files, tried in order.
         names: the files, in the order of their sums in `data.md5`.
 
     Raises:
-        ConfigError: a file is neither there nor can be downloaded, or has another sum.
+        ConfigError: a file is missing and can't be downloaded, or its md5 sum is another.
     """
     root = root_of(data, option)
     sums: list[str | None] = [None] * len(names) if data.md5 is None else [*data.md5.split()]
     if len(sums) != len(names):
         raise ConfigError(
             f"data.md5={data.md5}: must be {len(names)} md5 sum{'s separated by spaces' * (len(names) > 1)} "
-            f"({', '.join(names)}), or null to check none."
+            f"({', '.join(names)}), or null for no check."
         )
     archives = [root / name for name in names]
     for archive, md5 in zip(archives, sums, strict=True):
         if not archive.exists():
             _download(servers, archive, md5)
-        elif md5 is not None and (found := _md5(archive)) != md5.lower():
+        elif md5 is not None and (actual := _md5(archive)) != md5.lower():
             raise ConfigError(
-                f"data.md5={md5}: {archive} has md5 {found}: damaged, or not the official archive. "
-                f"Delete it to download it again, or give data.md5 its sum if you trust it."
+                f"data.md5={md5}: {archive} has md5 {actual}: it is damaged, or not the official archive. "
+                f"Delete it to download it again, or set data.md5 to its sum if you trust it."
             )
     return archives
 
@@ -281,10 +286,10 @@ def _md5(path: Path) -> str:
 
 
 def _download(servers: Sequence[str], archive: Path, md5: str | None) -> None:
-    """Fetches `archive` from the first server that has it.
+    """Downloads `archive` from the first server that has it.
 
     Raises:
-        ConfigError: none has it, or it can't be written; nothing is left behind.
+        ConfigError: no server has it, or it can't be written; no partial file remains.
     """
     reasons = []
     for server in servers:
@@ -293,7 +298,7 @@ def _download(servers: Sequence[str], archive: Path, md5: str | None) -> None:
         except (OSError, http.client.HTTPException) as error:
             reasons.append(str(getattr(error, "reason", error)))
     raise ConfigError(
-        f"data.root={archive.parent}: {archive.name} is not there and can't be downloaded "
+        f"data.root={archive.parent}: {archive.name} is missing and can't be downloaded "
         f"({'; '.join(dict.fromkeys(reasons))}). "
         f"Put the archive into that folder, or use data=digits, or your own images with data=folder data.root=DIR."
     )
@@ -313,11 +318,11 @@ def _fetch(url: str, archive: Path, md5: str | None) -> None:
                     advance(len(block))
         if size is not None and part.stat().st_size != size:
             raise OSError(f"the connection ended after {part.stat().st_size} of {size} bytes")
-        if md5 is not None and (found := _md5(part)) != md5.lower():
-            raise OSError(f"{url} has md5 {found} instead of data.md5={md5}")
+        if md5 is not None and (actual := _md5(part)) != md5.lower():
+            raise OSError(f"{url} has md5 {actual} instead of data.md5={md5}")
         part.replace(archive)
     finally:
         part.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # as soon as one holds something
+        with contextlib.suppress(OSError):  # a folder that holds something stays, and so do its parents
             for folder in created:
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""How are training images changed? Whole batches at once, every image differently, on the device that trains."""
+"""Augmentation of training images: a whole batch at once, each image differently, on the device that trains."""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,23 @@ from cnnbench.config.schema import Augment
 
 
 class Augmentation:
-    """Changes batches of training images as `schema.Augment` says, except for mixup, which changes labels too.
+    """Augments batches of training images as `schema.Augment` says; mixup, which changes labels too, is `mixing`.
 
-    What moves in from outside is black when images are shifted by whole pixels (`crop`; He et al. 2016, section 4.2),
-    and repeats the edge when they are turned (as Keras's ImageDataGenerator does in document 0, 4.1).
+    Pixels from outside the image are black after a shift by whole pixels (`crop`; He et al. 2016, section 4.2). After a
+    rotation they repeat the edge, as with Keras's ImageDataGenerator (document 0, 4.1).
 
     Args:
-        config: what is done.
-        images: how many training images there are.
-        fill: the bytes that cut-out squares get, per channel.
+        config: the `augment` group.
+        images: number of training images.
+        fill: the value of cut-out pixels, 0 to 255, per channel.
         seed: fixes which half of the images `flip=alternating` mirrors first.
     """
+
+    _config: Augment
+    _fill: Tensor
+    """(channels, 1, 1), bytes."""
+    _mirrored_first: Tensor
+    """(images,), whether `flip=alternating` mirrors an image in even epochs, counted from 0."""
 
     def __init__(self, config: Augment, images: int, fill: list[float], seed: int) -> None:
         self._config = config
@@ -26,18 +32,21 @@ class Augmentation:
         self._mirrored_first = torch.rand(images, generator=torch.Generator().manual_seed(seed)) < 0.5
 
     def __call__(self, images: Tensor, positions: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-        """The changed batch.
+        """Augments a batch.
 
         Args:
             images: bytes (n, channels, height, width).
-            positions: (n,), which of the training images they are.
+            positions: (n,), their positions among the training images.
             epoch: counted from 0.
-            generator: of the images' device.
+            generator: random numbers, on the images' device.
+
+        Returns:
+            Bytes (n, channels, height, width).
         """
         config = self._config
         mirror = self._mirror(positions, epoch, generator)
         if config.rotation or config.shift:
-            images = _turned(images, config.rotation, config.shift, mirror, generator)
+            images = _rotated(images, config.rotation, config.shift, mirror, generator)
             mirror = None
         if config.crop or mirror is not None:
             images = _cropped(images, config.crop, mirror, generator)
@@ -55,7 +64,7 @@ class Augmentation:
 
 
 def _cropped(images: Tensor, padding: int, mirror: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Each image mirrored or not, and moved by up to `padding` pixels in both directions."""
+    """Mirrors the images in `mirror`, and moves each by up to `padding` pixels in both directions."""
     n, _, height, width = images.shape
     device = images.device
     rows, columns = torch.arange(height, device=device).expand(n, -1), torch.arange(width, device=device).expand(n, -1)
@@ -70,15 +79,17 @@ def _cropped(images: Tensor, padding: int, mirror: Tensor | None, generator: tor
     return pixels[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _turned(images: Tensor, rotation: float, shift: float, mirror: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Each image turned by up to `rotation` degrees and moved by up to `shift` of its sides, in one resampling."""
+def _rotated(
+    images: Tensor, rotation: float, shift: float, mirror: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Rotates by up to `rotation` degrees and moves by up to `shift` of the sides, each image in one resampling."""
     n, _, height, width = images.shape
-    # Uniform numbers from -1 to 1, one of each kind for each image.
+    # Uniform from -1 to 1, one of each for each image.
     angle, down, right = torch.rand(3, n, generator=generator, device=images.device) * 2 - 1
     angle = angle * (rotation * torch.pi / 180)
     cos, sin = angle.cos(), angle.sin()
     sign = torch.ones_like(cos) if mirror is None else 1 - 2 * mirror.float()
-    # From a place in the new image to its source, in coordinates from -1 to 1 whose units are half a side.
+    # From a pixel of the new image to its source, in coordinates from -1 to 1: the unit is half a side.
     across = torch.stack([sign * cos, -sign * sin * height / width, right * 2 * shift], 1)
     along = torch.stack([sin * width / height, cos, down * 2 * shift], 1)
     grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
@@ -87,8 +98,10 @@ def _turned(images: Tensor, rotation: float, shift: float, mirror: Tensor | None
 
 
 def _cut_out(images: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """A square of `side` pixels filled in each image; its centre is anywhere, so that a part may lie outside
-    (DeVries and Taylor 2017)."""
+    """Fills a square of `side` pixels in each image (cutout, DeVries and Taylor 2017).
+
+    The centre is any pixel, so part of the square may lie outside the image.
+    """
     n, _, height, width = images.shape
     device = images.device
     y = torch.randint(0, height, (n, 1), generator=generator, device=device)
@@ -100,11 +113,14 @@ def _cut_out(images: Tensor, side: int, fill: Tensor, generator: torch.Generator
 
 
 def mixing(n: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor]:
-    """Mixup (Zhang et al. 2018): a batch's share lambda ~ Beta(alpha, alpha), and each image's partner.
+    """Draws mixup (Zhang et al. 2018) for a batch: the share lambda ~ Beta(alpha, alpha), and each image's partner.
 
     The batch becomes lambda x + (1 - lambda) x[partner], its loss lambda L(y) + (1 - lambda) L(y[partner]).
+
+    Returns:
+        lambda, and the partners' positions in the batch, (n,).
     """
-    # A Beta from two Gammas; torch's own sampler takes no generator.
+    # torch's sampler of Beta takes no generator, only the global seed.
     seed = int(torch.randint(0, 2**31, (1,), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Which split, which order, on which device?
+"""The datamodule: split, order and batches of a run's images.
 
-All images of a run are one uint8 tensor on the device that trains; a batch is drawn there by index. Images that don't
-fit stay on disk and come through an ordinary DataLoader, in the same order.
+All images of a run are one uint8 tensor on the device that trains, and a batch is taken from it by index. Images that
+don't fit into memory stay on disk and come through an ordinary DataLoader, in the same order.
 """
 
 import os
@@ -26,18 +26,20 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the images that are trained on, validated on and tested on."""
+    """Positions of a run's training, validation and test images."""
 
     train: Labels
+    """Positions among the training images."""
     val: Labels
-    """Positions in the training images, or in the test images where `data.val=test`."""
+    """Positions among the training images, or among the test images with `data.val=test`."""
     test: Labels
+    """Positions among the test images."""
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Split:
     """Applies `data.limit`, then sets validation images aside.
 
-    The limit takes the same images for every seed; the seed moves the split alone.
+    The limit takes the same images for every seed; only the choice of validation images depends on the seed.
 
     Raises:
         ConfigError: there are too few images for every class to be in each part.
@@ -61,7 +63,11 @@ def split(images: ImageSet, data: Data, seed: int) -> Split:
 
 
 def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) -> Labels:
-    """`count` positions of `labels` in order, every class by its share (largest remainders), none left out."""
+    """Draws `count` positions, each class by its share (largest remainders), and sorts them.
+
+    Raises:
+        ConfigError: a class would get no image.
+    """
     if count >= len(labels):
         return np.arange(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
@@ -75,11 +81,20 @@ def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) 
 
 
 def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[float], list[float]]:
-    """What is subtracted from and divided by, per channel, in bytes: (means, deviations)."""
+    """The mean and standard deviation that normalise the images, per channel.
+
+    Args:
+        images: bytes (images, height, width, channels).
+        positions: the images that count.
+        normalize: `standard` takes both from these images; `unit` is 0 and 255; `none` is 0 and 1.
+
+    Returns:
+        Means and standard deviations in units of a byte; a standard deviation of 0 is given as 1.
+    """
     channels = images.shape[3]
     if normalize != "standard":
         return [0.0] * channels, [255.0 if normalize == "unit" else 1.0] * channels
-    # Squares of bytes are whole in 32 bits and sums of them in 64: exact, in whatever order they are added.
+    # Exact in any order of addition: squares of bytes are whole numbers in 32 bits, and so are their sums in 64.
     total, squares = torch.zeros(2, channels, dtype=torch.float64)
     for start in range(0, len(positions), 512):
         block = torch.from_numpy(images[positions[start : start + 512]]).flatten(1).float()
@@ -87,49 +102,57 @@ def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[f
         squares += block.square_().sum(0, dtype=torch.float64).view(-1, channels).sum(0)
     count = len(positions) * images.shape[1] * images.shape[2]
     mean = total / count
-    deviation = (squares / count - mean**2).clamp_min(0).sqrt()
-    return mean.tolist(), torch.where(deviation > 0, deviation, 1.0).tolist()
+    std = (squares / count - mean**2).clamp_min(0).sqrt()
+    return mean.tolist(), torch.where(std > 0, std, 1.0).tolist()
 
 
 class Normalize(nn.Module):
-    """Bytes or floats from 0 to 255, (images, channels, height, width), to (x - mean) / deviation as floats.
+    """Normalises images: (x - mean) / std.
 
     Args:
-        mean: per channel, in bytes.
-        deviation: per channel, in bytes.
-        channels_last: the memory layout of what comes out.
+        mean: per channel, in units of a byte.
+        std: standard deviation per channel, in units of a byte.
+        channels_last: memory layout of the result.
     """
 
-    def __init__(self, mean: list[float], deviation: list[float], channels_last: bool = True) -> None:
+    scale: Tensor
+    """(channels,), 1 / std."""
+    shift: Tensor
+    """(channels,), -mean / std."""
+    _channels_last: bool
+
+    def __init__(self, mean: list[float], std: list[float], channels_last: bool = True) -> None:
         super().__init__()
         self._channels_last = channels_last
-        d = torch.tensor(deviation, dtype=torch.float64)
+        s = torch.tensor(std, dtype=torch.float64)
         m = torch.tensor(mean, dtype=torch.float64)
-        self.register_buffer("scale", (1 / d).float())
-        self.register_buffer("shift", (-m / d).float())
-        self.scale: Tensor
-        self.shift: Tensor
+        self.register_buffer("scale", (1 / s).float())
+        self.register_buffer("shift", (-m / s).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images."""
+        """Normalises bytes or floats from 0 to 255, (images, channels, height, width), to floats of this shape."""
         n, channels, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
-        # Whole rows of pixels at once: a channel at a time costs five times as much.
+        # Whole rows of pixels at once: one channel after the other takes five times as long.
         rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
         result = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
         return result if self._channels_last else result.contiguous()
 
 
 class Shares:
-    """The positions of each batch that are this process's: of a run's one process all, of two every other one.
+    """This process's share of the positions of each batch: all in a run of one process, every other one of two.
 
-    The last batch may be smaller, and a process's share of it empty; all processes count the same batches.
+    The last batch may be smaller, and a process's share of it empty. All processes count the same number of batches.
 
     Args:
         order: gives the positions of an epoch.
-        size: images in a batch.
+        size: images in a batch of all processes together.
         count: positions in an epoch.
     """
+
+    _order: Callable[[], Tensor]
+    _size: int
+    _count: int
 
     def __init__(self, order: Callable[[], Tensor], size: int, count: int) -> None:
         self._order, self._size, self._count = order, size, count
@@ -144,7 +167,17 @@ class Shares:
 
 
 class Batches:
-    """Batches drawn by index from tensors that lie on the training device."""
+    """Batches taken by index from tensors on the device that trains.
+
+    Args:
+        images: bytes (images, height, width, channels).
+        labels: (images,).
+        shares: the positions of each batch.
+    """
+
+    _images: Tensor
+    _labels: Tensor
+    _shares: Shares
 
     def __init__(self, images: Tensor, labels: Tensor, shares: Shares) -> None:
         self._images, self._labels, self._shares = images, labels, shares
@@ -154,12 +187,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for positions in self._shares:
-            pixels = self._images.index_select(0, positions)  # many times faster than [positions]
+            pixels = self._images.index_select(0, positions)  # many times faster than images[positions]
             yield pixels.permute(0, 3, 1, 2), self._labels.index_select(0, positions), positions
 
 
 class _OnDisk(Dataset[tuple[Bytes, Labels, Tensor]]):
-    """Reads a whole batch at once."""
+    """Images on disk, read a batch at a time."""
+
+    _images: Bytes
+    _labels: Labels
 
     def __init__(self, images: Bytes, labels: Labels) -> None:
         self._images, self._labels = images, labels
@@ -168,12 +204,12 @@ class _OnDisk(Dataset[tuple[Bytes, Labels, Tensor]]):
         return len(self._labels)
 
     def __getitem__(self, positions: Tensor) -> tuple[Bytes, Labels, Tensor]:
-        which = positions.numpy()
-        return self._images[which].transpose(0, 3, 1, 2), self._labels[which], positions
+        indices = positions.numpy()
+        return self._images[indices].transpose(0, 3, 1, 2), self._labels[indices], positions
 
 
 Loader = Batches | DataLoader[tuple[Bytes, Labels, Tensor]]
-"""Gives the batches of an epoch: from memory, or from disk."""
+"""The batches of an epoch, from memory or from disk."""
 
 
 class ImageData(pl.LightningDataModule):
@@ -181,28 +217,42 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         images: all images.
-        data: how they are read and split.
-        batch_size: images in a training step.
+        data: the `data` group.
+        batch_size: images in a training batch.
         seed: of the run.
+
+    Raises:
+        ConfigError: there are too few images for every class to be in each part of the split.
     """
+
+    split: Split
+    sizes: dict[str, int]
+    """The number of images in `train`, `val` and `test`."""
+    skip: int
+    """Batches of the next epoch that were trained on before the run was interrupted."""
+    _images: ImageSet
+    _data: Data
+    _batch_size: int
+    _seed: int
+    _tensors: dict[str, tuple[Tensor, Tensor]]
+    """Images and labels on the device, by `train` and `test`, once they are used."""
 
     def __init__(self, images: ImageSet, data: Data, batch_size: int, seed: int) -> None:
         super().__init__()
         self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
         self.split = split(images, data, seed)
-        self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
-        self.skip = 0
-        """Batches of the next epoch that were trained on before the run was stopped."""
         self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
+        self.skip = 0
+        self._tensors = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Channels, height and width of an image."""
         _, height, width, channels = self._images.train.shape
         return channels, height, width
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches, in an order that seed and epoch fix."""
+        """Training batches in an order that seed and epoch determine."""
         skip, self.skip = self.skip * self._batch_size, 0
 
         def order() -> Tensor:
@@ -212,23 +262,23 @@ class ImageData(pl.LightningDataModule):
         return self._batches("train", order, self._batch_size, self.sizes["train"] - skip)
 
     def order(self, epoch: int) -> Tensor:
-        """The positions of the training images as an epoch (from 0) takes them."""
+        """The positions of the training images in the order of an epoch, counted from 0."""
         generator = torch.Generator().manual_seed(derived_seed(self._seed, Stream.ORDER, epoch))
         return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
 
     def held_out(self, epoch: int) -> Iterator[Batch]:
-        """As many batches of validation images as an epoch (from 0) has of training images, and of the same size.
+        """Validation images for one epoch of a search: as many batches as there are training batches, each full.
 
-        In an order that seed and epoch fix; all of them come before one comes again.
+        Seed and epoch, counted from 0, determine the order. Every image is used once before any is used again.
         """
         generator = torch.Generator().manual_seed(derived_seed(self._seed, Stream.HELD_OUT, epoch))
-        there, wanted = self.sizes["val"], -(-self.sizes["train"] // self._batch_size) * self._batch_size
-        rounds = [torch.randperm(there, generator=generator) for _ in range(-(-wanted // there))]
-        positions = torch.from_numpy(self.split.val)[torch.cat(rounds)[:wanted]]
-        yield from self._batches("train", lambda: positions, self._batch_size, wanted)
+        available, needed = self.sizes["val"], -(-self.sizes["train"] // self._batch_size) * self._batch_size
+        rounds = [torch.randperm(available, generator=generator) for _ in range(-(-needed // available))]
+        positions = torch.from_numpy(self.split.val)[torch.cat(rounds)[:needed]]
+        yield from self._batches("train", lambda: positions, self._batch_size, needed)
 
     def some_training_images(self) -> Iterator[Tensor]:
-        """Up to 50 full batches of training images as they are, always the same ones; without labels."""
+        """Up to 50 full batches of training images on the device, unaugmented and always the same."""
         assert self.trainer is not None
         positions = self.split.train[: max(len(self.split.train) // self._batch_size, 1) * self._batch_size]
         for part in np.split(positions, range(self._batch_size, len(positions), self._batch_size))[:50]:
@@ -236,11 +286,11 @@ class ImageData(pl.LightningDataModule):
             yield pixels.to(self.trainer.strategy.root_device)
 
     def val_dataloader(self) -> Loader:
-        """The validation images, in large batches."""
+        """The validation images in large batches."""
         return self._evaluation("test" if self._data.val == "test" else "train", self.split.val)
 
     def test_dataloader(self) -> Loader:
-        """The test images, in large batches."""
+        """The test images in large batches."""
         return self._evaluation("test", self.split.test)
 
     def _evaluation(self, source: str, positions: Labels) -> Loader:
@@ -274,7 +324,7 @@ class ImageData(pl.LightningDataModule):
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of memory that images could take."""
+    """Bytes of memory: free on a GPU, physical on the CPU, infinite where the system doesn't tell."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     if hasattr(os, "sysconf"):

@@ -1,4 +1,4 @@
-"""Which network? A model is a class that takes the image's shape, the number of classes, and its own arguments."""
+"""The networks: classes that take the shape of the images, the number of classes, and arguments of their own."""
 
 from cnnbench.models.all_cnn_c import AllCNNC
 from cnnbench.models.deepobs_3c3d import DeepOBS3c3d

@@ -1,4 +1,4 @@
-"""A network of convolutions only."""
+"""All-CNN-C, a network of convolutions only."""
 
 from collections import OrderedDict
 
@@ -10,18 +10,18 @@ from cnnbench.errors import ConfigError
 class AllCNNC(nn.Sequential):
     """All-CNN-C (Springenberg et al. 2015, section 3.1): convolutions of stride 2 instead of pooling, no dense layer.
 
-    A 32x32 image becomes 16x16, 8x8 and, by the one 3x3 convolution without padding, 6x6; the mean over the pixels of
-    the last convolution is the output. Dropout takes 20 % of the input and 50 % behind each convolution of stride 2.
+    A 32x32 image becomes 16x16, 8x8 and, after the one 3x3 convolution without padding, 6x6. The logits are the means
+    over the pixels of the last convolution. Dropout is 20 % on the input and 50 % after each convolution of stride 2.
 
-    The paper's table has a ReLU behind the last convolution too. It is left out: with it, all outputs soon became 0 in
-    our trials, where the gradient is 0 and training is over. The paper doesn't say how the weights start; they start
-    as in DeepOBS (Schneider et al. 2019), Xavier normal, and the biases at 0.1.
+    The paper's table has a ReLU after the last convolution too. It is left out here: with it all logits soon became 0
+    in our trials, where the gradient is 0 and training stops. The paper doesn't give the initial weights; they are as
+    in DeepOBS (Schneider et al. 2019), Xavier normal, with biases of 0.1.
 
     On 3x32x32 images of ten classes it has 1,369,738 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
 
     Raises:
         ConfigError: the images are smaller than 9x9.

@@ -10,22 +10,22 @@ from cnnbench.errors import ConfigError
 class DeepOBS3c3d(nn.Sequential):
     """Three convolutions, each with a max pooling, and three dense layers (Schneider et al. 2019, DeepOBS).
 
-    A pooling has a 3x3 window, stride 2 and the padding `same` of TensorFlow: a size is divided by 2 and rounded up,
-    and what is missing is padded on the right and below first. A 32x32 image becomes 28x28, 14x14, 12x12, 6x6 and 3x3,
-    which makes the 1,152 inputs of the first dense layer; without padding there would be 512. The padding is zeros,
-    which behind a ReLU changes no maximum. Weights start as in DeepOBS: Xavier, normal for the convolutions (there
-    truncated at two deviations) and uniform for the dense layers; biases start at 0.
+    A pooling has a 3x3 window, stride 2 and TensorFlow's padding `same`: it halves a size and rounds up, and pads on
+    the right and below first. A 32x32 image becomes 28x28, 14x14, 12x12, 6x6 and 3x3, which gives the first dense layer
+    1,152 inputs; without padding it would have 512. Zeros serve as padding, as they change no maximum after a ReLU.
+    Initial weights are as in DeepOBS: Xavier, normal for the convolutions (there truncated at two standard deviations)
+    and uniform for the dense layers; biases are 0.
 
-    DeepOBS trains it with a weight decay of 0.002, not on the biases.
+    DeepOBS trains it with a weight decay of 0.002 on all weights but the biases.
 
     On 3x32x32 images of ten classes it has 895,210 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
 
     Raises:
-        ConfigError: a convolution leaves nothing of the image; the message names it.
+        ConfigError: the images are smaller than 9x9; the message names the convolution that leaves nothing.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:

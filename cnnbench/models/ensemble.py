@@ -1,4 +1,4 @@
-"""Several networks as one larger model (document 1, 5.2)."""
+"""An ensemble: several networks as one model (document 1, 5.2)."""
 
 from typing import Any
 
@@ -10,16 +10,18 @@ from cnnbench.errors import ConfigError
 
 
 class Ensemble(nn.Module):
-    """Trained as one: its output, and so its loss, is that of the mean of its members' logits.
+    """Several networks trained as one: the logits are the mean of the members' logits.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
         members: the members' configs, each as in the `model` group; on the command line the names of its options.
 
     Raises:
         ConfigError: there are no members, or one of them can't be built.
     """
+
+    members: nn.ModuleList
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, members: list[dict[str, Any]]) -> None:
         super().__init__()
@@ -30,5 +32,5 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(build("model.members", spec, image_shape, classes) for spec in members)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes)."""
+        """Logits (n, classes) of images (n, channels, height, width)."""
         return torch.stack([member(images) for member in self.members]).mean(0)

@@ -1,4 +1,4 @@
-"""Any of torchvision's classifiers, as it is."""
+"""torchvision's classifiers, unchanged."""
 
 import torchvision
 from torch import nn
@@ -10,25 +10,25 @@ NAMES: list[str] = torchvision.models.list_models(
     exclude=[
         "googlenet",  # three outputs in training; cnnbench.models.GoogLeNet has one
         "inception_v3",  # two outputs in training
-        "maxvit_t",  # made for one size of images
-        "regnet_*",  # can't be built without memory, as the check before a run does
-        "vit_*",  # made for one size of images
+        "maxvit_t",  # takes images of one size only
+        "regnet_*",  # can't be built on torch's `meta` device, where a config is checked
+        "vit_*",  # takes images of one size only
     ],
 )
 
 
 def torchvision_model(image_shape: tuple[int, int, int], classes: int, name: str = "mobilenet_v3_small") -> nn.Module:
-    """torchvision's network of that name, with new weights.
+    """Builds torchvision's network of this name, with new weights.
 
-    Most of them are made for images of 224x224 and divide the size by 32: of a 32x32 image they leave one pixel, and
-    some nothing at all. They are not changed here in any way; their first layer takes three channels.
+    Most of these networks are made for images of 224x224 and divide the size by 32: a 32x32 image becomes a single
+    pixel, and some networks refuse it. Their first layer takes three channels.
 
     On 3x32x32 images of ten classes `mobilenet_v3_small` has 1,528,106 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
-        name: a name of `NAMES`.
+        classes: number of logits.
+        name: one of `NAMES`.
 
     Raises:
         ConfigError: there is no such network, or the images don't have three channels.

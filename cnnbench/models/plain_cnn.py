@@ -1,4 +1,4 @@
-"""A chain of convolutions and a head of dense layers, as the documents draw them."""
+"""A plain CNN: a chain of convolutions, then dense layers, as in the five tutorials called documents 0 to 4."""
 
 from collections import OrderedDict
 from typing import Literal, NotRequired, TypedDict
@@ -19,46 +19,50 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Conv(TypedDict):
-    """One convolution, with the pooling behind it (document 4, 3.3 and 3.4).
+    """A convolution and the pooling after it (document 4, 3.3 and 3.4).
 
-    What is not given is the model's `kernel_size`, `stride`, `padding`, `pooling` and `pool_stride`, and no pooling.
+    A missing `pool` is 1, that is no pooling; another missing key takes the model's value.
     """
 
     filters: int
+    """Number of filters."""
     kernel_size: NotRequired[int]
+    """Height and width of a filter in pixels."""
     stride: NotRequired[int]
+    """Step of the convolution in pixels."""
     padding: NotRequired[int | Literal["same", "valid"]]
     """`same` (as in Keras, where a stride divides the size, rounded up), `valid`, or a number of pixels."""
     pool: NotRequired[int]
-    """Window of the pooling; 1 is none."""
+    """Height and width of the pooling's window in pixels; 1 is no pooling."""
     pool_stride: NotRequired[int | None]
-    """Step of the pooling; null is its window."""
+    """Step of the pooling in pixels; null is its window."""
     pooling: NotRequired[Literal["max", "avg", "none"]]
+    """Kind of the pooling."""
 
 
 class PlainCNN(nn.Sequential):
-    """Convolutions, flatten, hidden dense layers, and a last dense layer to the classes.
+    """Convolutions, flatten, hidden dense layers, and a last dense layer that gives the logits.
 
-    With the documents' layers (document 3, 4.2) on 3x32x32 images of ten classes it has 545,098 parameters.
+    With the layers of `document_cnn` (document 3, 4.2) on 3x32x32 images of ten classes it has 545,098 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
         convs: the convolutions, first to last.
         dense: widths of the hidden dense layers.
-        activation: behind each convolution and hidden dense layer; a name of `ACTIVATIONS`.
+        activation: after each convolution and hidden dense layer; a name of `ACTIVATIONS`.
         batch_norm: batch normalization between each of these layers and its activation (Ioffe and Szegedy 2015).
-        batch_norm_affine: with a trainable scale and shift; document 4 writes it without.
+        batch_norm_affine: whether batch normalization has a trainable scale and shift; in document 4 it has none.
         dropout: probability with which an output of a hidden dense layer is dropped (document 4: 0.5).
-        conv_dropout: the same for whole channels behind each convolution.
-        kernel_size: of the convolutions that don't give their own; so are the next ones.
-        stride: step of the convolution.
-        padding: `same`, `valid`, or a number of pixels.
-        pooling: `max`, `avg` or `none`.
-        pool_stride: step of the pooling; None is its window.
+        conv_dropout: probability with which a channel is dropped after each convolution.
+        kernel_size: height and width of a filter, for convolutions without a `kernel_size` of their own.
+        stride: step of convolutions without a `stride` of their own.
+        padding: `same`, `valid`, or a number of pixels, for convolutions without a `padding` of their own.
+        pooling: `max`, `avg` or `none`, for convolutions without a `pooling` of their own.
+        pool_stride: step of poolings without a `pool_stride` of their own; None is the window.
 
     Raises:
-        ConfigError: a layer has an unknown key, or leaves nothing of the image; the message names it.
+        ConfigError: an argument is out of range, or a layer has an unknown key or leaves nothing of the image.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class PlainCNN(nn.Sequential):
             if batch_norm:
                 layers[f"norm{n}"] = nn.BatchNorm2d(conv["filters"], affine=batch_norm_affine)
             if activation == "relu" and isinstance(pool, nn.MaxPool2d):
-                layers[f"pool{n}"], pool = pool, None  # the same to the bit, and less to rectify
+                layers[f"pool{n}"], pool = pool, None  # the same numbers, and fewer values for the ReLU
             layers[f"{activation}{n}"] = ACTIVATIONS[activation]()
             if pool is not None:
                 layers[f"pool{n}"] = pool
@@ -150,8 +154,10 @@ _POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 
 
 def _pad(conv: Conv, height: int, width: int) -> nn.Module | None:
-    """The padding, where it is more than a number for the convolution: more on the right and below where `same` can't
-    be even, as in Keras."""
+    """The padding `same` of a convolution with a stride, which torch lacks.
+
+    As in Keras, the right and lower sides get one pixel more where the padding can't be even.
+    """
     kernel, stride = conv["kernel_size"], conv["stride"]
     if conv["padding"] != "same" or stride == 1:
         return None
@@ -165,7 +171,11 @@ def _pool(i: int, conv: Conv) -> nn.Module | None:
 
 
 def window(i: int, conv: Conv) -> tuple[int, int]:
-    """Window and step of the pooling of convolution `i`; 1 and 1 are none."""
+    """Window and step of the pooling of convolution `i` in pixels; 1 and 1 without pooling.
+
+    Raises:
+        ConfigError: there is no such pooling.
+    """
     pooling, across = conv["pooling"], conv["pool"]
     if pooling not in (*_POOLINGS, "none"):
         raise ConfigError(f"model.convs[{i}].pooling={pooling}: not known.{nearest(pooling, [*_POOLINGS, 'none'])}")
@@ -175,27 +185,27 @@ def window(i: int, conv: Conv) -> tuple[int, int]:
 
 
 def size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
-    """Height and width behind the convolution and its pooling.
+    """Height and width after a convolution and its pooling.
 
     Args:
-        i: the convolution's place, for the message.
-        conv: all of it, with what the model gives for all.
-        height: in front of it.
-        width: in front of it.
+        i: position of the convolution in `model.convs`, for the message.
+        conv: the convolution with all its keys.
+        height: before the convolution, in pixels.
+        width: before the convolution, in pixels.
 
     Raises:
-        ConfigError: nothing is left.
+        ConfigError: nothing is left of the image.
     """
     kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
     across, step = window(i, conv)
     sizes = []
     for size in (height, width):
         if padding == "same":
-            behind = -(-size // stride)
+            convolved = -(-size // stride)
         else:
             pad = 0 if padding == "valid" else int(padding)
-            behind = (size + 2 * pad - kernel) // stride + 1
-        sizes.append((behind - across) // step + 1)
+            convolved = (size + 2 * pad - kernel) // stride + 1
+        sizes.append((convolved - across) // step + 1)
     if min(sizes) < 1:
         raise ConfigError(
             f"model.convs[{i}]: kernel_size {kernel}, stride {stride}, padding {padding} and pool {across} "

@@ -1,4 +1,4 @@
-"""The 20-layer residual network for CIFAR-10."""
+"""ResNet-20, the 20-layer residual network for CIFAR-10."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -6,16 +6,16 @@ from torchvision.models.resnet import BasicBlock
 
 
 class ResNet20(nn.Sequential):
-    """He et al. 2016, section 4.2, with n = 3: a 3x3 convolution, nine blocks of two, and a dense layer.
+    """ResNet-20 (He et al. 2016, section 4.2, n = 3): a 3x3 convolution, nine blocks of two, and a dense layer.
 
-    The stages have 16, 32 and 64 filters, and 32x32, 16x16 and 8x8 pixels of a 32x32 image; then comes the mean over
-    all pixels. A shortcut has no parameters (option A). Images of any size will do.
+    The three stages have 16, 32 and 64 filters; a 32x32 image is 32x32, 16x16 and 8x8 in them. The dense layer takes
+    the mean over all pixels. A shortcut has no parameters (option A). Images may have any size.
 
     On 3x32x32 images of ten classes it has 269,722 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
@@ -38,7 +38,9 @@ class ResNet20(nn.Sequential):
 
 
 class _Shortcut(nn.Module):
-    """Option A: every second pixel of every second row, and zeros for the channels that are new."""
+    """A shortcut without parameters (option A): every second pixel of every second row, zeros for the new channels."""
+
+    new_channels: int
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()

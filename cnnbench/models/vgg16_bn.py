@@ -9,16 +9,18 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16BN(nn.Sequential):
-    """The 13 convolutions of torchvision's `vgg16_bn`, layer by layer, and what is usual behind them for small images.
+    """VGG-16 (Simonyan and Zisserman 2015, table 1, D) with batch normalization, adapted to small images.
 
-    - The mean over all pixels and a single dense layer to the classes follow, not three dense layers with dropout.
-    - A pooling rounds up, so that five of them leave 1x1 of 28x28 too. Images of any size will do.
+    The 13 convolutions are those of torchvision's `vgg16_bn`. Two things differ:
+
+    - One dense layer takes the mean over all pixels; torchvision has three dense layers with dropout.
+    - Poolings round up, so that five of them reduce 28x28 to 1x1. Images may have any size.
 
     On 3x32x32 images of ten classes it has 14,728,266 parameters.
 
     Args:
         image_shape: channels, height and width of the images.
-        classes: how many outputs.
+        classes: number of logits.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
@@ -35,7 +37,7 @@ class VGG16BN(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         layers["output"] = nn.Linear(channels, classes)
         super().__init__(layers)
-        for layer in self:  # as in torchvision
+        for layer in self:  # initial weights as in torchvision
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""What does a waiting person see? Bars on a terminal, a few plain lines elsewhere; always on standard error."""
+"""The progress display: bars on a terminal, a few plain lines elsewhere, always on standard error."""
 
 import math
 import time
@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 REFRESH = 0.25
-"""Seconds between two looks at the loss: each one waits for the device."""
+"""Seconds between two updates of the loss on the screen, as each synchronises with the GPU."""
 
 
 class _Detail(ProgressColumn):
+    """Loss, accuracy and speed of a run."""
+
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("detail", "")), style="cyan")
 
@@ -37,62 +39,80 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar for one piece of work, in units that the caller counts.
+    """Shows a bar for one task while the context lasts; without a terminal, one line at its start.
 
     Args:
-        what: what is being done, as the person reads it.
-        total: how many units there are; None if nobody knows.
+        what: the task, as the user reads it.
+        total: number of its units, such as images or bytes; None if it is unknown.
 
     Yields:
-        A function that is told how many more units are done.
+        A function that takes the number of units done since its last call.
     """
     console = Console(stderr=True)
     if not console.is_interactive:
         console.print(f"{what} ...", highlight=False)
-        yield lambda done: None
+        yield lambda units: None
         return
     with _progress(console) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
+        yield lambda units: progress.advance(task, units)
 
 
 class Screen(Protocol):
-    """Where a run shows how it is getting on."""
+    """The place where a run shows its progress."""
 
     @property
     def visible(self) -> bool:
-        """Is there a terminal, so that steps are worth showing?"""
+        """Whether there is a terminal, so that steps are worth showing."""
 
     def say(self, line: str) -> None:
-        """A line that stays on the screen."""
+        """Prints a line that stays on the screen."""
 
     def start(self, run: str, epochs: int) -> None:
-        """A run begins, or goes on."""
+        """Starts the display of a new or resumed run.
+
+        Args:
+            run: the run's id.
+            epochs: its number of epochs.
+        """
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
-        """The run has come to `epoch` (steps are fractions: 0.5 is half of the first)."""
+        """Shows the state within an epoch.
+
+        Args:
+            epoch: epochs so far, with a fraction for steps: 0.5 is the middle of the first epoch.
+            loss: mean training loss of the epoch so far.
+            accuracy: training accuracy of the epoch so far, 0 to 1.
+            images_per_second: training speed.
+        """
 
     def epoch(self, row: dict[str, float]) -> None:
-        """An epoch has ended."""
+        """Shows a finished epoch, given its row of the record's history."""
 
     def finish(self) -> None:
-        """The run has ended, after whatever number of epochs."""
+        """Ends the display of the run; it may have stopped before its last epoch."""
 
 
 class Sweep:
-    """The progress of a list of runs.
+    """The progress of a list of runs, shown while the context lasts.
 
     Args:
-        total: how many runs there are.
-        epochs: of all runs together, the unit of the sweep's bar.
-        quiet: nothing is shown.
+        total: number of runs.
+        epochs: number of epochs of all runs together, the unit of the sweep's bar.
+        quiet: show nothing.
     """
+
+    progress: Progress
+    _console: Console
+    _bar: TaskID
+    """The sweep's own bar."""
+    _lines: "list[Line]"
 
     def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self.progress = _progress(self._console)
-        self._whole = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
-        self._lines: list[Line] = []
+        self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
+        self._lines = []
 
     def __enter__(self) -> "Sweep":
         if self.visible:
@@ -105,70 +125,89 @@ class Sweep:
 
     @property
     def visible(self) -> bool:
-        """Is there a terminal that bars can be drawn on?"""
+        """Whether there is a terminal to draw bars on."""
         return self._console.is_interactive and not self._console.quiet
 
     def say(self, line: str) -> None:
-        """A line that stays on the screen."""
+        """Prints a line that stays on the screen."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def line(self) -> "Line":
-        """A line of its own for runs that follow each other."""
+        """Adds a line for runs that follow each other."""
         self._lines.append(Line(self))
         return self._lines[-1]
 
-    def move(self) -> None:
-        """Brings the sweep's own bar up to date."""
-        self.progress.update(self._whole, completed=sum(line.epochs_done for line in self._lines))
+    def update(self) -> None:
+        """Updates the sweep's own bar."""
+        self.progress.update(self._bar, completed=sum(line.epochs_done for line in self._lines))
 
 
 class Line:
-    """The `Screen` of the runs of one worker."""
+    """The `Screen` of the runs of one worker, which follow each other on one line."""
+
+    _sweep: Sweep
+    _bar: TaskID
+    _run: str
+    """The id of the current run."""
+    _epochs: int
+    """Number of epochs of the current run."""
+    _earlier: float
+    """Epochs of earlier runs."""
+    _current: float
+    """Epochs of the current run so far."""
+    _printed: float
+    """When an epoch was last printed, on the clock of `time.monotonic`."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._task = sweep.progress.add_task("", total=1, visible=False)
-        self._ended, self._now = 0.0, 0.0
-        self._written = time.monotonic()
+        self._bar = sweep.progress.add_task("", total=1, visible=False)
+        self._run, self._epochs = "", 0
+        self._earlier, self._current = 0.0, 0.0
+        self._printed = time.monotonic()
 
     @property
     def epochs_done(self) -> float:
-        """Of all the line's runs."""
-        return self._ended + self._now
+        """Epochs so far of all runs on this line."""
+        return self._earlier + self._current
 
     @property
     def visible(self) -> bool:
-        """Is there a terminal that bars can be drawn on?"""
+        """Whether there is a terminal to draw bars on."""
         return self._sweep.visible
 
     def say(self, line: str) -> None:
-        """A line that stays on the screen."""
+        """Prints a line that stays on the screen."""
         self._sweep.say(line)
 
     def start(self, run: str, epochs: int) -> None:
-        """A run begins, or goes on."""
-        self._name, self._epochs = run, epochs
-        self._sweep.progress.reset(self._task, total=epochs, description=run, detail="", visible=True)
+        """Starts the bar of a run.
+
+        Args:
+            run: the run's id.
+            epochs: its number of epochs.
+        """
+        self._run, self._epochs = run, epochs
+        self._sweep.progress.reset(self._bar, total=epochs, description=run, detail="", visible=True)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
-        """The run has come to `epoch`."""
-        self._now = epoch
+        """Moves the bars of the run and of the sweep to `epoch`, and shows the numbers."""
+        self._current = epoch
         speed = f"{images_per_second:,.0f} images/s"
         detail = f"epoch {math.ceil(epoch)}/{self._epochs} loss {loss:.3f} acc {accuracy:.1%} {speed}"
-        self._sweep.progress.update(self._task, completed=epoch, detail=detail)
-        self._sweep.move()
+        self._sweep.progress.update(self._bar, completed=epoch, detail=detail)
+        self._sweep.update()
 
     def epoch(self, row: dict[str, float]) -> None:
-        """An epoch has ended; without a terminal it is a line, at most every ten seconds."""
-        if self.visible or time.monotonic() - self._written < 10:
+        """Prints a finished epoch if there is no terminal, at most every ten seconds."""
+        if self.visible or time.monotonic() - self._printed < 10:
             return
-        self._written = time.monotonic()
+        self._printed = time.monotonic()
         self.say(
-            f"{self._name}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
+            f"{self._run}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
             f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s"
         )
 
     def finish(self) -> None:
-        """The run has ended."""
-        self._ended, self._now = self._ended + self._epochs, 0.0
-        self._sweep.move()
+        """Counts the run as complete in the sweep's bar."""
+        self._earlier, self._current = self._earlier + self._epochs, 0.0
+        self._sweep.update()

@@ -1,1 +1,1 @@
-"""Joint and random architecture search."""
+"""Architecture search: joint with the weights, or random."""

@@ -1,4 +1,4 @@
-"""How are weights and architecture stepped together? Document 0, 3: Theta and H by gradient descent on one loss."""
+"""Training weights Theta and architecture H together by gradient descent (document 0, 3)."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,33 +18,39 @@ from cnnbench.training.module import Classifier
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
-"""The loss of a batch with these weights; the architecture parameters are wherever it finds them."""
+"""The loss of a batch as a function of the weights. The architecture's logits are not passed, but part of the graph."""
 
 EXACT = 300_000
-"""Up to so many weights the second term is computed exactly. That keeps the graph of a whole backward pass, about twice
-the memory of a step; the finite difference needs no more than a step does."""
+"""The largest number of weights for which the second-order term is exact.
+
+The exact term keeps the graph of a whole backward pass, about twice the memory of a step. The finite difference needs
+no more memory than a step.
+"""
 
 
 def first_order(loss: Loss, weights: Weights, architecture: list[Tensor]) -> list[Tensor]:
-    """dL/dH, the weights held fast."""
+    """dL/dH at fixed weights: a gradient for each tensor of `architecture`."""
     return list(torch.autograd.grad(loss(weights), architecture))
 
 
 def second_order(
     train: Loss, loss: Loss, weights: Weights, architecture: list[Tensor], lr: float, exact: bool
 ) -> list[Tensor]:
-    """dL/dH + dL/dTheta dTheta/dH (document 0, 3.3), with Theta' = Theta - lr d train/dTheta as a function of H.
+    """dL/dH + dL/dTheta' dTheta'/dH (document 0, 3.3), where Theta' = Theta - lr d train/dTheta depends on H.
 
-    dTheta'/dH = -lr d2 train/(dTheta dH). Exact, or with the product by a vector v as a difference along it (Liu et al.
+    dTheta'/dH = -lr d2 train/(dTheta dH). Its product with a vector v is exact, or a finite difference (Liu et al.
     2019, DARTS, equation 8): (d train/dH at Theta + e v - d train/dH at Theta - e v) / 2e, e = 0.01 / |v|.
 
     Args:
-        train: what the weights' step goes down.
-        loss: what H goes down.
+        train: the loss that the weights' step reduces.
+        loss: the loss that H reduces.
         weights: Theta.
         architecture: H.
-        lr: of the step ahead.
-        exact: or by a finite difference.
+        lr: learning rate of the step from Theta to Theta'.
+        exact: whether the product is exact.
+
+    Returns:
+        A gradient for each tensor of `architecture`.
     """
     names, values = list(weights), list(weights.values())
     gradients = torch.autograd.grad(train(weights), values, create_graph=exact)
@@ -52,32 +58,32 @@ def second_order(
         ahead = {n: w - lr * g for n, w, g in zip(names, values, gradients, strict=True)}
         return list(torch.autograd.grad(loss(ahead), architecture))
     ahead = {n: (w - lr * g).detach().requires_grad_() for n, w, g in zip(names, values, gradients, strict=True)}
-    found = torch.autograd.grad(loss(ahead), [*architecture, *ahead.values()])
-    direct, vector = found[: len(architecture)], found[len(architecture) :]
+    both = torch.autograd.grad(loss(ahead), [*architecture, *ahead.values()])
+    direct, vector = both[: len(architecture)], both[len(architecture) :]
     length = torch.stack([v.norm() for v in vector]).norm()
     e = 0.01 / length.clamp_min(torch.finfo(length.dtype).tiny)
-    beside = []
-    for side in (e, -e):
-        moved = {n: (w + side * v).detach() for n, w, v in zip(names, values, vector, strict=True)}
-        beside.append(first_order(train, moved, architecture))
-    return [d - lr * (up - down) / (2 * e) for d, up, down in zip(direct, *beside, strict=True)]
+    shifted = []
+    for shift in (e, -e):
+        moved = {n: (w + shift * v).detach() for n, w, v in zip(names, values, vector, strict=True)}
+        shifted.append(first_order(train, moved, architecture))
+    return [d - lr * (up - down) / (2 * e) for d, up, down in zip(direct, *shifted, strict=True)]
 
 
 class Joint(Classifier):
-    """Trains a super-network's weights as any network's, and steps its architecture with them.
+    """Trains the weights Theta of a super-network like those of any network, and its architecture H beside them.
 
-    `bilevel`: before the weights' step on a training batch, H steps on as many validation images. `single`: both step
-    on the training batch, with gradients at the same Theta and H.
+    `search.level=bilevel`: H steps on as many validation images before each step of the weights on a training batch.
+    `search.level=single`: both step on the training batch, with gradients at the same Theta and H.
 
-    The step ahead of `order=second` is plain gradient descent on the augmented batch with the penalties, at the present
-    learning rate; momentum, mixup and whatever else makes the weights' real step are left out of it.
+    With `search.order=second` the step from Theta to Theta' is plain gradient descent on the augmented batch, with the
+    penalties and the current learning rate, but without momentum, mixup and the rest of the real step.
 
     Args:
-        *classifier: as `Classifier` takes them.
+        *classifier: the arguments of `Classifier`.
         architecture: H.
-        search: how it is stepped.
-        held_out: the validation batches of an epoch, given the epoch (from 0), without end.
-        cost: cost_weight ln(expected cost / that of H_init), or None.
+        search: the `search` group.
+        held_out: gives the validation batches of an epoch, counted from 0.
+        cost: gives cost_weight ln(expected cost / cost of H_init), which is added to the loss of H; or None.
     """
 
     architecture: Architecture
@@ -88,13 +94,13 @@ class Joint(Classifier):
     _cost: Callable[[], Tensor] | None
     _logits: list[Tensor]
     _exact: bool
-    """Whether the second term is computed exactly."""
+    """Whether the second-order term is exact."""
     _together: bool
-    """Whether one backward pass has the gradients of both."""
+    """Whether one backward pass gives the gradients of both Theta and H."""
     _batches: Iterator[Batch]
-    """The epoch's validation batches."""
+    """The rest of the epoch's validation batches."""
     _resumed: dict[str, Any] | None
-    """What `state` gave, until training starts."""
+    """The value that `state` returned in an earlier process, until training starts."""
 
     def __init__(
         self,
@@ -115,20 +121,20 @@ class Joint(Classifier):
         self._resumed = None
 
     def on_train_start(self) -> None:
-        """Takes back what `state` gave; the architecture itself is part of the module's `state_dict`."""
+        """Restores the architecture's optimizer; the architecture itself is part of the module's `state_dict`."""
         if self._resumed is not None:
             self.architecture_optimizer.load_state_dict(self._resumed["architecture_optimizer"])
             for logits, gradient in zip(self._logits, self._resumed.get("architecture_gradients", ()), strict=False):
                 logits.grad = gradient
 
     def on_train_epoch_start(self) -> None:
-        """Begins the epoch's validation batches too, or goes on with those that are left."""
+        """Starts an epoch, and takes the validation batches that are left of it."""
         super().on_train_epoch_start()
         self._batches = itertools.islice(self._held_out(self.current_epoch), self.batches_done, None)
 
     def training_step(self, batch: Batch) -> None:
-        """Steps Theta, and H with it or before it."""
-        if self._together:  # one backward pass has both gradients
+        """Steps Theta on a training batch, and H with it or before it."""
+        if self._together:
             if self._epoch.is_first(self.batches_done):
                 self.architecture_optimizer.zero_grad()
             super().training_step(batch)
@@ -139,14 +145,14 @@ class Joint(Classifier):
             logits.grad = gradient
         if self._search.level == "bilevel":
             self._step_architecture()
-        self.architecture.requires_grad_(False)  # spares the weights' step the work
+        self.architecture.requires_grad_(False)  # the weights' step needs no gradient of it
         super().training_step(batch)
         self.architecture.requires_grad_(True)
         if self._search.level == "single":
             self._step_architecture()
 
     def _gradient(self, batch: Batch) -> list[Tensor]:
-        """Of the loss, without the cost."""
+        """The gradient of the loss with respect to H, without that of the cost."""
         weights: Weights = dict(self.model.named_parameters())
         held_out = None
         if self._search.level == "bilevel":
@@ -155,7 +161,7 @@ class Joint(Classifier):
             assert held_out is not None
             return first_order(self._loss(held_out, False), weights, self._logits)
         images, labels, positions = batch
-        if self._augment is not None:  # as the weights' step will see them
+        if self._augment is not None:  # the same augmentation as in the weights' step that follows
             state = self._generator.get_state()
             images = self._augment(images, positions, self.current_epoch, self._generator)
             self._generator.set_state(state)
@@ -165,11 +171,13 @@ class Joint(Classifier):
         return second_order(ahead, loss, weights, self._logits, lr, self._exact)
 
     def _loss(self, batch: tuple[Tensor, ...], penalised: bool) -> Loss:
+        """The loss of a batch as a function of the weights, with or without the penalties."""
         images, labels = batch[:2]
-        of = self._recipe.loss if penalised or self._search.level == "single" else self._recipe.validation_loss
+        training = penalised or self._search.level == "single"
+        criterion = self._recipe.loss if training else self._recipe.validation_loss
 
         def loss(weights: Weights) -> Tensor:
-            total = of(functional_call(self.model, weights, (images,)), labels)
+            total = criterion(functional_call(self.model, weights, (images,)), labels)
             if penalised and self._penalty is not None:
                 matrices = [weight for weight in weights.values() if weight.dim() >= 2]
                 total = total + regularizers.penalty(self._penalty, matrices)
@@ -178,14 +186,18 @@ class Joint(Classifier):
         return loss
 
     def state(self) -> dict[str, Any]:
-        """What a resumed training needs besides the weights, optimizer and schedule of the classifier."""
+        """The state that a resumed training needs besides weights, optimizer and schedule of the classifier."""
         return super().state() | {
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
             "architecture_gradients": [logits.grad for logits in self._logits],
         }
 
     def resume(self, state: dict[str, Any]) -> int:
-        """Takes back what `state` gave, before training starts."""
+        """Takes the value that `state` returned in an earlier process, before training starts.
+
+        Returns:
+            How many batches of the next epoch have been trained on already.
+        """
         self._resumed = state
         return super().resume(state)
 

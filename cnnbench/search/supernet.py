@@ -1,4 +1,4 @@
-"""How are all candidates one network? One convolution for each layer, whatever the number of candidates."""
+"""The super-network: all candidates in one network, with one convolution for each layer."""
 
 from collections import OrderedDict
 from itertools import accumulate
@@ -17,9 +17,13 @@ class Architecture(nn.Module):
     """The architecture parameters H: a logit for each candidate of each property of each layer.
 
     Args:
-        layers: what is searched.
-        margin: by how much the logits of H_init are above the others at the start.
+        layers: the searched layers.
+        margin: initial difference between the logits of H_init and all others.
     """
+
+    logits: nn.ModuleList
+    """For each layer the logits (candidates,) by property; none for a property with a single candidate."""
+    _layers: list[Layer]
 
     def __init__(self, layers: list[Layer], margin: float) -> None:
         super().__init__()
@@ -36,60 +40,86 @@ class Architecture(nn.Module):
         )
 
     def probabilities(self) -> list[dict[str, Tensor]]:
-        """For each layer by property the softmax over its candidates; of a single candidate none."""
-        return [{key: logits.softmax(0) for key, logits in layer.items()} for layer in self.logits]  # type: ignore[operator]
+        """For each layer the probabilities of its candidates by property, the softmax of the logits.
+
+        Properties with a single candidate are left out.
+        """
+        return [{key: logits.softmax(0) for key, logits in layer.named_parameters()} for layer in self.logits]
 
     def all_probabilities(self) -> list[dict[str, Tensor]]:
-        """The same on the processor, with 1 for a single candidate."""
+        """For each layer the probabilities of its candidates by property, on the CPU; 1 for a single candidate."""
         return [
-            {key: found[key].cpu() if key in found else torch.ones(1) for key in layer.candidates}
-            for layer, found in zip(self._layers, self.probabilities(), strict=True)
+            {key: chances[key].cpu() if key in chances else torch.ones(1) for key in layer.candidates}
+            for layer, chances in zip(self._layers, self.probabilities(), strict=True)
         ]
 
     def chosen(self) -> list[Choice]:
-        """For each layer the most probable candidates, the first of equals."""
+        """For each layer the most probable candidate of each property, the first of equals."""
         return [
-            {key: layer.candidates[key][int(chances.argmax())] for key, chances in found.items()}
-            for layer, found in zip(self._layers, self.all_probabilities(), strict=True)
+            {key: layer.candidates[key][int(probabilities.argmax())] for key, probabilities in chances.items()}
+            for layer, chances in zip(self._layers, self.all_probabilities(), strict=True)
         ]
 
     def entropy(self) -> float:
-        """Mean over all properties with a choice, each as a share of the largest possible: 1 undecided, 0 decided."""
-        found = [chances.detach() for layer in self.probabilities() for chances in layer.values()]
-        shares = [torch.special.entr(chances).sum() / torch.tensor(float(len(chances))).log() for chances in found]
+        """The entropy relative to its maximum, mean over the searched properties: 1 is undecided, 0 is decided."""
+        distributions = [chances.detach() for layer in self.probabilities() for chances in layer.values()]
+        shares = [torch.special.entr(p).sum() / torch.tensor(float(len(p))).log() for p in distributions]
         return float(torch.stack(shares).mean())
 
 
 class SuperLayer(nn.Module):
     """A convolution, its activation and its pooling, with all candidates at once.
 
-    Kernel size: the largest kernel times sum_k p_k 1[inside the k x k in its middle], as `same` aligns it. Width: the
-    most filters; behind activation and pooling, filter j (from 0) times the sum of p_f over all f > j. Pooling: p_max
-    max + p_avg avg. With all probability on one candidate of these three the layer gives what the discrete one gives,
-    to rounding, and zeros in the filters that it doesn't have.
+    - Kernel size: the largest kernel times sum_k p_k 1[inside the k x k pixels in its middle, aligned as in `same`].
+    - Number of filters: the largest; after activation and pooling, filter j (from 0) is multiplied by the sum of p_f
+      over all f > j.
+    - Pooling: p_max max + p_avg avg.
 
-    Stride and padding would change the size of the result, and the layers behind need one. It is that of stride 1 and
-    `same`. So these two differ from the discrete layer:
+    With all probability on one candidate of each of these three, the result is that of the discrete layer, to rounding,
+    and zero in filters that it lacks.
 
-    - Stride s takes every s-th place of the convolution's result, pools there, and repeats each value (nearest) up to
-      the common size. The discrete layer doesn't repeat, and the layers behind see fewer places. The first place is the
-      one that Keras's `same` takes with the largest kernel; with a smaller one the discrete layer may start beside it.
-    - `valid` is zero in all places of the pooled result whose window has seen pixels from outside the image, given the
-      kernel size; the discrete layer leaves them out, and its pooling windows start behind them, not at the border.
+    Stride and padding would change the size of the result, but the next layer needs a single size: that of stride 1 and
+    `same`. So these two are not those of the discrete layer:
+
+    - Stride s takes every s-th pixel of the convolution's result, pools, and repeats each value (nearest) up to the
+      common size. The discrete layer doesn't repeat values, so the next layers see fewer pixels. The first pixel is
+      that of Keras's `same` with the largest kernel; with a smaller kernel the discrete layer may start beside it.
+    - `valid` sets each pixel of the pooled result to zero if its window, for the kernel size, reached outside the
+      image. The discrete layer leaves these pixels out, so its pooling windows start after them, not at the border.
 
     Args:
         layer: the candidates.
         conv: the layer's config in the largest network.
-        convolution: with the largest kernel and the most filters.
-        behind: normalization, if any, and activation.
-        size: height and width in front.
+        convolution: the convolution with the largest kernel and the most filters.
+        activation: normalization, if any, and activation.
+        size: height and width before the layer.
     """
 
+    conv: nn.Conv2d
+    behind: nn.Module
+    """Normalization, if any, and activation. The name is part of the keys in checkpoints."""
+    _window: tuple[int, int]
+    """Window and step of the pooling."""
+    _poolings: list[str]
+    _strides: list[int]
+    _crops: bool
+    """Whether `valid` is a candidate."""
+    _grid: tuple[int, int]
+    """Height and width of the result."""
+    _first: list[list[int]]
+    """For each stride the first row and column that it takes."""
+    _kernels: Tensor
+    """(kernel sizes, height, width), 1 inside the kernel."""
+    _filters: Tensor
+    """(numbers of filters, filters), 1 for the filters that exist."""
+    _paddings: Tensor
+    """(paddings, kernel sizes, height, width), 1 where the result is kept."""
+
     def __init__(
-        self, layer: Layer, conv: Conv, convolution: nn.Conv2d, behind: nn.Module, size: tuple[int, int]
+        self, layer: Layer, conv: Conv, convolution: nn.Conv2d, activation: nn.Module, size: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.conv, self.behind = convolution, behind
+        self.conv, self.behind = convolution, activation
         self._window = window(layer.index, conv)
         self._poolings, self._strides = layer.candidates["pooling"], layer.candidates["stride"]
         self._crops = "valid" in layer.candidates["padding"]
@@ -103,33 +133,30 @@ class SuperLayer(nn.Module):
             start = (widest - 1) // 2 - (kernel - 1) // 2
             mask[start : start + kernel, start : start + kernel] = 1
         inside = torch.stack([torch.outer(*(self._inside(n, kernel) for n in size)) for kernel in kernels])
-        # Not parts of the state: the candidates give them.
+        # Not part of the state, since they follow from the candidates.
         self.register_buffer("_kernels", kernel_masks, persistent=False)
         self.register_buffer(
             "_filters", (torch.tensor(filters)[:, None] > torch.arange(most)).float(), persistent=False
         )
         self.register_buffer("_paddings", self._padding_masks(layer.candidates["padding"], inside), persistent=False)
-        self._kernels: Tensor
-        self._filters: Tensor
-        self._paddings: Tensor
 
     def _inside(self, n: int, kernel: int) -> Tensor:
-        """Along one side: 1 where all of the pooling's window saw nothing but the image."""
+        """1 for each pooling window along a side of `n` pixels that depends on pixels of the image alone, else 0."""
         across, step = self._window
         first = step * torch.arange((n - across) // step + 1)
         return ((first >= (kernel - 1) // 2) & (first + across - 1 < n - kernel // 2)).float()
 
     @staticmethod
     def _padding_masks(paddings: list[str], inside: Tensor) -> Tensor:
-        """(padding, kernel, height, width)."""
+        """Stacks the masks to (paddings, kernel sizes, height, width)."""
         return torch.stack([inside if padding == "valid" else torch.ones_like(inside) for padding in paddings])
 
     def forward(self, x: Tensor, chances: dict[str, Tensor]) -> Tensor:
-        """The mixture.
+        """The mixture of all candidates.
 
         Args:
             x: (images, channels, height, width).
-            chances: by property the probabilities of its candidates; nothing for a single one.
+            chances: probabilities of the candidates by property; a property with a single one is left out.
         """
         weight = self.conv.weight
         if "kernel_size" in chances:
@@ -143,7 +170,7 @@ class SuperLayer(nn.Module):
                 part = F.interpolate(part, self._grid, mode="nearest")
             parts.append(part * chances["stride"][i] if "stride" in chances else part)
         y = sum(parts[1:], parts[0])
-        if last and y.requires_grad:  # `flatten` hands gradients back in another order, in which pooling is slow
+        if last and y.requires_grad:  # `flatten` returns gradients in another memory layout, in which pooling is slow
             mixed: Any = y
             mixed.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         mask = self._mask(chances)
@@ -153,13 +180,13 @@ class SuperLayer(nn.Module):
         across, step = self._window
         if (across, step) == (1, 1):
             return y
-        found = [(F.max_pool2d if kind == "max" else F.avg_pool2d)(y, across, step) for kind in self._poolings]
+        pooled = [(F.max_pool2d if kind == "max" else F.avg_pool2d)(y, across, step) for kind in self._poolings]
         if "pooling" not in chances:
-            return found[0]
-        return found[0] * chances["pooling"][0] + found[1] * chances["pooling"][1]
+            return pooled[0]
+        return pooled[0] * chances["pooling"][0] + pooled[1] * chances["pooling"][1]
 
     def _mask(self, chances: dict[str, Tensor]) -> Tensor | None:
-        """Width and padding: (filters or 1, height or 1, width or 1)."""
+        """The factor for number of filters and padding, (filters or 1, height or 1, width or 1), or None for 1."""
         one = self._kernels.new_ones(1)
         mask = (chances["filters"] @ self._filters)[:, None, None] if "filters" in chances else None
         if not self._crops:
@@ -170,28 +197,32 @@ class SuperLayer(nn.Module):
 
 
 def _every(y: Tensor, stride: int, first: list[int], channels_last: bool) -> Tensor:
-    """Every so many places of the last two dimensions, in the memory layout of `y`: so is the slice's gradient then."""
+    """Every `stride`-th row and column, sliced in the memory layout of `y` so that the gradient has it too."""
     if channels_last:
         return y.permute(0, 2, 3, 1)[:, first[0] :: stride, first[1] :: stride].permute(0, 3, 1, 2)
     return y[:, :, first[0] :: stride, first[1] :: stride]
 
 
 def _first(n: int, kernel: int, stride: int) -> int:
-    """The place of stride 1's result that is the first one of a larger stride, both padded `same` as Keras does."""
+    """The first pixel along a side of stride 1's result that a larger stride takes, both with Keras's `same`."""
     padded = max((-(-n // stride) - 1) * stride + kernel - n, 0)
     return (kernel - 1) // 2 - padded // 2
 
 
 class SuperNetwork(nn.Module):
-    """The largest network among the candidates, its searched layers replaced by super-layers.
+    """The largest network among the candidates, with a `SuperLayer` for each searched layer.
 
     Args:
-        model: the config, as the network is built from it.
-        image_shape: channels, height, width.
-        classes: outputs.
-        layers: what is searched.
-        architecture: H. It is no part of this module's parameters: those are the weights Theta.
+        model: the config from which the network is built.
+        image_shape: channels, height and width of the images.
+        classes: number of logits.
+        layers: the searched layers.
+        architecture: H. This module's parameters are the weights Theta alone, without H.
     """
+
+    layers: nn.Sequential
+    _architecture: tuple[Architecture]
+    """In a tuple, so that torch doesn't register it."""
 
     def __init__(
         self,
@@ -202,27 +233,27 @@ class SuperNetwork(nn.Module):
         architecture: Architecture,
     ) -> None:
         super().__init__()
-        self._architecture = (architecture,)  # a tuple hides a module from torch
+        self._architecture = (architecture,)
         spec = largest(model, layers)
         convs = convolutions(spec)
         plain: Any = build("model", spec, image_shape, classes)
         sizes = list(accumulate(enumerate(convs), lambda size, pair: size_after(*pair, *size), initial=image_shape[1:]))
-        found: OrderedDict[str, nn.Module] = OrderedDict()
-        known = {layer.name: layer for layer in layers}
+        children: OrderedDict[str, nn.Module] = OrderedDict()
+        by_name = {layer.name: layer for layer in layers}
         for name, child in plain.named_children():
             kind = name.rstrip("0123456789")
-            layer = known.get(f"conv{name.removeprefix(kind)}")
+            layer = by_name.get(f"conv{name.removeprefix(kind)}")
             if layer is None or kind == "dropout" or kind.startswith("dense"):
-                found[name] = child
+                children[name] = child
             elif kind == "conv":
-                behind = nn.Sequential()
-                found[name] = SuperLayer(layer, convs[layer.index], child, behind, sizes[layer.index])
+                activation = nn.Sequential()
+                children[name] = SuperLayer(layer, convs[layer.index], child, activation, sizes[layer.index])
             elif kind != "pool":
-                behind.add_module(kind, child)
-        self.layers = nn.Sequential(found)
+                activation.add_module(kind, child)
+        self.layers = nn.Sequential(children)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (images, classes)."""
+        """Logits (n, classes) of images (n, channels, height, width)."""
         chances = iter(self._architecture[0].probabilities())
         x = images
         for layer in self.layers:

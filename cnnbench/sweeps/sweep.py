@@ -1,4 +1,4 @@
-"""Which runs are due, in which order, and what happens when one fails?"""
+"""The sweep: checks all runs, carries them out one by one or in parallel, and prints the results."""
 
 import contextlib
 import sys
@@ -28,15 +28,15 @@ from cnnbench.training.transfer import identify
 
 
 def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
-    """Checks all jobs, runs them, and prints what came out.
+    """Checks all jobs, runs them, and prints a summary or a comparison.
 
     Args:
-        jobs: what was asked for.
+        jobs: the runs.
         images: the images of each job.
-        engine: what carries the runs to other machines, if anything does.
+        engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code: 0 all done, 1 some diverged, failed or were killed, 130 or 143 interrupted.
+        The exit code: 0 if all are done; 1 if some diverged, failed or were killed; 130 or 143 if interrupted.
 
     Raises:
         ConfigError: a job can't be run; none was started.
@@ -59,22 +59,22 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
 
 
 def check_all(tasks: Iterable[Task], alone: bool = False) -> None:
-    """Checks all runs, and prints what deserves a warning, each warning once.
+    """Checks all runs, and prints each warning once.
 
     Args:
         tasks: the runs.
-        alone: there is one, and it may have several processes: each of them carries out the whole command.
+        alone: whether there is one run only, which may be trained by several processes.
 
     Raises:
-        ConfigError: one of them can't be run.
+        ConfigError: a run can't be carried out.
     """
     warnings: dict[str, None] = {}
     for job, images in tasks:
         hardware = job.config.hardware
         if hardware.processes > 1 and not alone:
             raise ConfigError(
-                f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train one run "
-                f"at a time. Give each run a command of its own, or take 1 of both."
+                f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train a "
+                f"single run. Start each run with a command of its own, or set both to 1."
             )
         identify(job.config)
         warnings |= dict.fromkeys(check_parts(job.config, images))
@@ -97,19 +97,19 @@ def carry_out(
     engine: Engine | None,
     after: Callable[[Record, Callable[[str], None]], list[Task]] = lambda record, say: [],
 ) -> tuple[list[Record], int]:
-    """Runs what is due, and what becomes due on the way.
+    """Carries out runs, and those that become due when others have ended.
 
     Args:
         due: the first runs.
-        workers: processes.
-        total: how many runs there will be.
-        epochs: of all runs together.
-        engine: what carries them to other machines, if anything does.
-        after: gives the runs that become due because one has ended; what it says stays on the screen.
+        workers: largest number of processes at a time.
+        total: number of runs in the end.
+        epochs: number of epochs of all runs together.
+        engine: carries the runs to other machines; None runs them here.
+        after: takes a record and a function that prints a line, and returns the runs that are due now.
 
     Returns:
-        The records in the order in which the runs ended, and an exit code: 0; 1 a process was killed or a disk is full;
-        130 or 143 interrupted.
+        The records in the order in which the runs ended, and an exit code: 0; 1 if a process was killed or the disk
+        failed; 130 or 143 if interrupted.
     """
     if total > 1:
         print(f"{total} runs", file=sys.stderr)
@@ -124,28 +124,28 @@ def carry_out(
         waiting: set[str] = set()
         with contextlib.closing(running):
             for ended in running:
-                path = folder_of(*ended.task)
-                if ended.word == "busy":  # last; by then it is done, or free to be gone on with
+                folder = folder_of(*ended.task)
+                if ended.reason == "busy":  # try it again last: by then it is done, or its process is gone
                     due.append(ended.task)
-                    if str(path) not in waiting:
-                        screen.say(f"{path}: another process is running it; waiting")
-                        waiting.add(str(path))
+                    if str(folder) not in waiting:
+                        screen.say(f"{folder}: another process is running it; waiting")
+                        waiting.add(str(folder))
                     elif len(waiting) == len(due):
                         time.sleep(1)
                     continue
-                if ended.exit_code > 128 or ended.word == "disk":
+                if ended.exit_code > 128 or ended.reason == "disk":
                     code = max(ended.exit_code, 1)
-                    why = f"Stopped ({ended.message})" if ended.word else "Interrupted"
-                    screen.say(f"{why} with {len(results)} of {total} runs ended. The same command goes on.")
+                    why = f"Stopped ({ended.message})" if ended.reason else "Interrupted"
+                    screen.say(f"{why} after {len(results)} of {total} runs. Run the same command again to resume.")
                     break
-                waiting.discard(str(path))
+                waiting.discard(str(folder))
                 if ended.exit_code != 0:
                     how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
                     how += f" ({ended.message})" if ended.message else ""
-                    screen.say(f"{path.name}: {how}; the same command goes on with it")
+                    screen.say(f"{folder.name}: {how}. Run the same command again to resume it.")
                     code = 1
                 with contextlib.suppress(RecordError):
-                    result = records.read(path / "record.json")
+                    result = records.read(folder / "record.json")
                     results.append(result)
                     if total > 1 and ended.exit_code == 0:
                         screen.say(_line(result))
@@ -155,7 +155,7 @@ def carry_out(
 
 
 def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
-    """Runs what is due in this process."""
+    """Carries out the runs in this process, and yields each as it ends."""
     line = screen.line()
     while due:
         task = due.popleft()
@@ -179,14 +179,16 @@ def _line(record: Record) -> str:
 
 
 def _summary(record: Record, folder: Path) -> None:
-    """What ran, what came out, where it lies."""
+    """Prints model and data of a single run, its results, and where its files are."""
     data, sizes, choices, epochs = record.data, record.data.sizes, record.choices, len(record.history)
     size = "" if record.parameters is None else f" ({record.parameters:,} parameters)"
     print(f"{choices['model']}{size} with {choices['optimizer']}, "
           f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation, "
           f"{sizes.test:,} test images")  # fmt: skip
     if record.protocol.validation == "test":
-        print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
+        print(
+            "VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it; its accuracy is optimistic."
+        )
     if found := record.search:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip

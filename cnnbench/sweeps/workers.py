@@ -1,6 +1,6 @@
-"""How do several processes share a sweep? Each run has a process of its own: one that is killed takes no other along.
+"""Workers: processes that run a sweep side by side, one for each run, so that a killed one affects no other run.
 
-The processes are forked from a server that has imported torch once, and map the same images.
+The processes are forked from a server that has imported torch once, and share one copy of the images.
 """
 
 import os
@@ -28,7 +28,11 @@ _ARRAYS = ("train", "train_labels", "test", "test_labels")
 
 
 class _Remote:
-    """The `Screen` of a run in another process: tells the sweep's own process what to show."""
+    """The `Screen` of a run in a worker: sends each call to the sweep's own process, which shows it."""
+
+    visible: bool
+    _pipe: Any
+    """A `multiprocessing.connection.Connection`, or on Windows a `PipeConnection`."""
 
     def __init__(self, pipe: Any, visible: bool) -> None:
         self._pipe, self.visible = pipe, visible
@@ -54,23 +58,43 @@ class Ended:
     """How a run's process ended."""
 
     task: Task
+    """The run."""
     exit_code: int
-    """0; 130 and 143 interrupted; below 0 killed by that signal."""
-    word: str = ""
-    """`busy`, `disk`, or nothing."""
+    """0 after any result; 130 or 143 if interrupted; -N if killed by signal N."""
+    reason: str = ""
+    """`busy` if another process has the run, `disk` if the disk failed, else empty."""
+    message: str = ""
+    """The error that goes with the reason or the exit code."""
+
+
+@dataclass
+class _Worker:
+    """A process under way."""
+
+    process: BaseProcess
+    task: Task
+    line: Line
+    """Shows the run's progress."""
+    reason: str = ""
+    """As in `Ended`."""
     message: str = ""
 
 
 def get_ready() -> None:
-    """Starts the server, which imports torch; returns at once."""
+    """Starts the server, which imports torch, without waiting for it."""
     forkserver.set_forkserver_preload(["cnnbench.sweeps.run"])
     forkserver.ensure_running()
 
 
 def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[Ended, None, None]:
-    """Runs `tasks`, at most `workers` at a time; what is appended meanwhile is run too.
+    """Runs tasks in processes of their own.
 
-    When the caller closes the iterator, or on Ctrl-C or SIGTERM, the runs under way are told to stop and waited for.
+    When the caller closes the generator, or on Ctrl-C or SIGTERM, the processes get SIGTERM and are waited for.
+
+    Args:
+        tasks: the runs; those that are appended meanwhile are run too.
+        workers: largest number of processes at a time.
+        sweep: shows the progress.
 
     Yields:
         Each run as it ends.
@@ -79,45 +103,44 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
     get_ready()
     threads = max((os.cpu_count() or 1) // workers, 1)
     free = [sweep.line() for _ in range(workers)]
-    active: dict[Any, tuple[BaseProcess, Task, Line, list[tuple[str, str]]]] = {}
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as place:
+    active: dict[Any, _Worker] = {}
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as shared:
         try:
             while tasks or active:
                 while tasks and free:
                     task = tasks.popleft()
-                    ours, theirs = context.Pipe(duplex=False)
-                    arguments = (task[0], _share(task[1], Path(place)), theirs, threads, sweep.visible)
+                    receiver, sender = context.Pipe(duplex=False)
+                    arguments = (task[0], _share(task[1], Path(shared)), sender, threads, sweep.visible)
                     process = context.Process(target=_work, args=arguments)
                     process.start()
-                    theirs.close()
-                    active[ours] = process, task, free.pop(), []
-                pipes: list[Any] = connection.wait(list(active), timeout=1)
-                for pipe in pipes:
-                    process, task, line, words = active[pipe]
+                    sender.close()  # this process's copy, so that `recv` ends with the worker
+                    active[receiver] = _Worker(process, task, free.pop())
+                receivers: list[Any] = connection.wait(list(active), timeout=1)
+                for receiver in receivers:
+                    worker = active[receiver]
                     try:
-                        name, *rest = pipe.recv()
+                        method, *values = receiver.recv()
                     except EOFError:
-                        process.join()
-                        del active[pipe]
-                        free.append(line)
-                        word, message = words[-1] if words else ("", "")
-                        yield Ended(task, process.exitcode or 0, word, message)
+                        worker.process.join()
+                        del active[receiver]
+                        free.append(worker.line)
+                        yield Ended(worker.task, worker.process.exitcode or 0, worker.reason, worker.message)
                     else:
-                        if name in ("busy", "disk"):
-                            words.append((name, rest[0]))
+                        if method in ("busy", "disk"):
+                            worker.reason, (worker.message,) = method, values
                         else:
-                            getattr(line, name)(*rest)
+                            getattr(worker.line, method)(*values)
         finally:
-            for process, *_ in active.values():
-                process.terminate()
-            for process, *_ in active.values():
-                process.join()
+            for worker in active.values():
+                worker.process.terminate()
+            for worker in active.values():
+                worker.process.join()
 
 
-def _share(images: ImageSet, place: Path) -> Path:
-    """Puts images where all processes map them; once."""
-    folder = place / images.fingerprint
+def _share(images: ImageSet, shared: Path) -> Path:
+    """Writes the images of a data set once, for all processes to map; returns their folder."""
+    folder = shared / images.fingerprint
     if not folder.exists():
         folder.mkdir()
         for name in _ARRAYS:
@@ -127,7 +150,15 @@ def _share(images: ImageSet, place: Path) -> Path:
 
 
 def _work(job: Job, shared: Path, pipe: Any, threads: int, visible: bool) -> None:
-    """One run, in its own process."""
+    """Carries out one run; the main function of a worker.
+
+    Args:
+        job: the run.
+        shared: the folder of its images.
+        pipe: takes what the screen is to show, and why the run ended.
+        threads: CPU threads of torch.
+        visible: whether there is a terminal.
+    """
     import torch
 
     from cnnbench.sweeps.run import run

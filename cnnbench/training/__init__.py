@@ -1,1 +1,1 @@
-"""One training: module, optimizers, schedules, regularizers, checkpoints and loggers."""
+"""The training of a network: its parts, its life, its checkpoints and its loggers."""

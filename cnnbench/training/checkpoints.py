@@ -1,7 +1,7 @@
-"""How is the state of a run kept, so that a kill at any moment costs nothing?
+"""Checkpoints: files of tensors and plain containers that survive a kill at any moment.
 
-A checkpoint is what `torch.save` writes: a zip archive whose parts carry checksums. It appears whole or not at all, and
-the one before it stays until then.
+`torch.save` writes a zip archive with checksums. A checkpoint appears whole or not at all; until then the previous one
+stays.
 """
 
 import io
@@ -17,17 +17,20 @@ from cnnbench.runtime import files
 
 
 def write(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Writes `state` (tensors and plain containers).
+    """Writes a checkpoint.
 
     Args:
         path: the file.
-        state: what is kept.
-        keep: the name that the file's present content gets.
+        state: tensors and plain containers.
+        keep: the path under which the file's current content is kept, or None.
+
+    Raises:
+        OSError: the disk is full or can't be written; the current content is still there.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     if keep is not None and path.exists():
-        # A second name first, so that `path` never lacks.
+        # A second name for the old file instead of a move, so that `path` exists at every moment.
         spare = keep.with_name(f".{keep.name}")
         spare.unlink(missing_ok=True)
         os.link(path, spare)
@@ -36,19 +39,19 @@ def write(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, its tensors on the processor.
+    """Reads a checkpoint, its tensors on the CPU.
 
     Raises:
-        CheckpointError: a checksum is wrong, or the file is missing, cut or no checkpoint.
+        CheckpointError: the file is missing, truncated, damaged or not a checkpoint.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong is not None:
-            raise CheckpointError(f"{path}: damaged (checksum of {wrong})")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged (checksum of {damaged})")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a damaged file makes zip and torch say
-        raise CheckpointError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # on damaged files zipfile and torch raise anything
+        raise CheckpointError(f"{path}: not a complete checkpoint ({str(error).splitlines()[0]})") from None
     return state

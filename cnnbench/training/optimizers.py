@@ -1,9 +1,9 @@
-"""How are the parameters moved? What torch and the libraries leave open about their optimizers is settled here."""
+"""Optimizers: their construction, Muon, and averaged weights as of Schedule-Free."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,22 @@ _FUSED: dict[str, tuple[type[Optimizer], ...]] = {
     "cpu": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad),
     "cuda": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW),
 }
-"""By the device's type: optimizers of torch's that can take a step in one pass over the parameters."""
+"""torch's optimizers that can step all parameters in one pass, by type of the device."""
 
 
 def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimizer:
-    """The optimizer of `model`, ready to train.
+    """Builds the optimizer of a model, ready to train.
 
-    A class whose first argument is called `model` gets the network, since it treats some layers differently; any other
+    A class whose first argument is called `model` gets the network, as it may treat layers differently. Any other class
     gets the list of the network's parameters.
 
     Args:
-        spec: the `optimizer` group, checked by `build.check`.
-        model: the network on the device where it will be trained, or on torch's `meta` device to check a config.
-        fused: take the step in one pass over the parameters where torch can; it rounds otherwise.
+        spec: the `optimizer` group, checked by `targets.check`.
+        model: the network on the device that trains, or on torch's `meta` device to check a config.
+        fused: step all parameters in one pass where torch can. Its rounding differs.
 
     Raises:
-        ConfigError: the class refuses a value, or the network is none for it.
+        ConfigError: the class refuses a value or the network.
     """
     if spec.get("_target_") is None:
         raise ConfigError("optimizer._target_=null: must be the full name of a class, such as torch.optim.Adam.")
@@ -48,9 +48,9 @@ def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimiz
 
 
 def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Loads what `state_dict` gave; whether steps are fused stays as this machine has it."""
+    """Loads the value of an earlier `state_dict`, except for `fused`, which depends on this machine."""
     pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
-    groups = [kept | {key: own[key] for key in ("fused",) if key in own} for kept, own in pairs]
+    groups = [saved | {key: own[key] for key in ("fused",) if key in own} for saved, own in pairs]
     optimizer.load_state_dict(state | {"param_groups": groups})
 
 
@@ -59,13 +59,13 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that are matrices between hidden layers, and all others, both in the model's order.
+    """Splits the trained parameters into hidden matrices and all others, both in the model's order.
 
-    A hidden matrix is the weight of a dense or convolution layer that is neither the first nor the last of these; a
-    convolution's has a row for each filter. Biases, norms, weights of grouped convolutions (several small matrices in
-    one tensor) and whatever else a network holds are among the others.
+    A hidden matrix is the weight of a dense or convolution layer, except for the first and the last of these layers. A
+    convolution's matrix has a row for each filter. The others are biases, parameters of normalizations, weights of
+    grouped convolutions (several small matrices in one tensor) and anything else that a network holds.
 
-    Precondition: the network registers its layers in the order from the images to the logits.
+    The network must register its layers in the order from images to logits.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     matrices = {id(layer.weight) for layer in layers[1:-1] if isinstance(layer, nn.Linear) or layer.groups == 1}
@@ -74,32 +74,37 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 class Muon(Optimizer):
-    """Orthogonalized momentum for hidden matrices, AdamW for all other parameters (`split` says which is which).
+    """Muon, orthogonalized momentum, for hidden matrices; AdamW for all other parameters. `split` separates them.
 
         B <- momentum B + (1 - momentum) G ; W <- W - lr weight_decay W - 0.2 lr sqrt(max(rows, columns)) NS(B')
 
-    with B' = momentum B + (1 - momentum) G (Nesterov) and NS five Newton-Schulz iterations, which bring the singular
-    values of B' near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon). The factor gives the step the size of
-    one of AdamW's (Liu et al. 2025, arXiv:2502.16982), so that one `lr` is right for both: whatever moves it, a
-    schedule or a search, moves both parts alike. The arithmetic is that of torch.optim.Muon and torch.optim.AdamW.
+    with B' = momentum B + (1 - momentum) G (Nesterov). NS are five Newton-Schulz iterations, which bring the singular
+    values of B' near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon). The factor gives a step the size of
+    AdamW's (Liu et al. 2025, arXiv:2502.16982), so one `lr`, and one schedule of it, fits both parts. The arithmetic is
+    that of torch.optim.Muon and torch.optim.AdamW.
 
-    Both keep what they remember in this optimizer's `state`; torch's own `state_dict`, `load_state_dict` and
-    `zero_grad` serve it as they are.
+    The state of both parts is this optimizer's `state`, so torch's `state_dict`, `load_state_dict` and `zero_grad` work
+    unchanged.
 
     Args:
         model: the network.
-        lr: of both parts.
-        momentum: of the matrices.
-        nesterov: B' as above; otherwise it is B.
+        lr: learning rate of both parts.
+        momentum: of Muon.
+        nesterov: whether B' is as above; else it is B.
         weight_decay: of both parts.
-        ns_steps: Newton-Schulz iterations.
-        betas: AdamW's.
-        eps: AdamW's.
+        ns_steps: number of Newton-Schulz iterations.
+        betas: of AdamW.
+        eps: of AdamW.
 
     Raises:
-        ConfigError: the network has no hidden matrix, so that this would be AdamW under another name.
+        ConfigError: the network has no hidden matrix, so all parameters would be AdamW's.
         ValueError: torch refuses a value.
     """
+
+    _matrices: list[nn.Parameter]
+    """Copies of the hidden matrices with two dimensions."""
+    _parts: tuple[Optimizer, Optimizer]
+    """Muon of the copies, and AdamW."""
 
     def __init__(
         self,
@@ -115,10 +120,10 @@ class Muon(Optimizer):
         hidden, rest = split(model)
         if not hidden:
             raise ConfigError(
-                "optimizer: Muon moves the weights between the first and the last layer; this model has none."
+                "optimizer: Muon updates the weights between the first and the last layer; this model has none."
             )
-        # torch's Muon takes matrices only. A convolution's weights can't always be seen as one (`channels_last`), so
-        # they are copied there and back: little work beside the iterations, and the same numbers in any layout.
+        # torch's Muon takes matrices only, and a convolution's weights in `channels_last` have no view as a matrix. So
+        # they are copied to one and back, which takes little time beside the iterations.
         self._matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in hidden]
         muon = torch.optim.Muon(
             self._matrices,
@@ -130,15 +135,21 @@ class Muon(Optimizer):
             adjust_lr_fn="match_rms_adamw",
         )
         adamw = torch.optim.AdamW(rest, lr, betas, eps, weight_decay)
-        self._parts: tuple[Optimizer, Optimizer] = muon, adamw
+        self._parts = muon, adamw
         groups = [
             {**part.param_groups[0], "params": own} for part, own in zip(self._parts, (hidden, rest), strict=True)
         ]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Moves all parameters that have a gradient; `closure` computes the loss and the gradients, if it is given."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Updates all parameters that have a gradient; a `closure` computes loss and gradients before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -148,10 +159,10 @@ class Muon(Optimizer):
             matrix.copy_(weight.flatten(1))
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for part, group in zip(self._parts, self.param_groups, strict=True):
-            (its,) = part.param_groups
-            its |= {key: value for key, value in group.items() if key != "params"}
-            for parameter, its_parameter in zip(group["params"], its["params"], strict=True):
-                part.state[its_parameter] = self.state[parameter]  # one and the same dict
+            (part_group,) = part.param_groups
+            part_group |= {key: value for key, value in group.items() if key != "params"}
+            for parameter, part_parameter in zip(group["params"], part_group["params"], strict=True):
+                part.state[part_parameter] = self.state[parameter]  # the same dict, not a copy
             part.step()
         for weight, matrix in zip(hidden, self._matrices, strict=True):
             weight.copy_(matrix.view_as(weight))
@@ -159,33 +170,31 @@ class Muon(Optimizer):
 
 
 def averages(optimizer: Optimizer) -> bool:
-    """Does it train other weights than those to be used, as Schedule-Free does?
+    """Whether an optimizer trains other weights than those to be used, as Schedule-Free does.
 
-    Such an optimizer has methods `train` and `eval`, which exchange them. While it trains, the weights that it means
-    are hidden between the parameters and its state: nothing else may change the parameters, not even to bound a step.
+    Such an optimizer has methods `train` and `eval`, which exchange the weights. While it trains, the weights to use
+    depend on both the parameters and its state, so nothing else may change the parameters, not even to bound a step.
     """
     return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
 
 
 @contextmanager
 def averaged(model: nn.Module, optimizer: Optimizer, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Within this context the model holds the averaged weights; behind it, training goes on as if nothing had been.
+    """A context in which the model holds the averaged weights of an optimizer such as Schedule-Free.
 
-    Schedule-Free (Defazio et al. 2024, arXiv:2405.15682) takes gradients at y, and means x to be used:
+    On leaving, the model has its training weights again, to the bit. For other optimizers nothing happens, and no batch
+    is read. Schedule-Free (Defazio et al. 2024, arXiv:2405.15682) takes gradients at y, while x are the weights to use:
 
         y = (1 - beta) z + beta x ; z <- z - lr (step at y) ; x <- (1 - c) x + c z
 
-    Batch normalization has gathered its statistics at y. Those for x are the means over `batches`, all layers but batch
-    normalization evaluating: dropout is off, as it is when they are used, and no random number is drawn.
-
-    Costs and does nothing, not even begin with `batches`, for an optimizer that doesn't average.
+    Batch normalization has gathered its statistics at y. Those for x are the means over `batches`, with all other
+    layers in evaluation mode: dropout is off, and no random number is drawn.
 
     Args:
-        model: as the optimizer trains it; left in the modes (training or evaluating) in which it was found.
-        optimizer: the one that `make_optimizer` gave.
-        batches: inputs of some training batches, best of equal size, each of more than one image; only looked at if the
-            model has batch normalization with statistics. For numbers that can be repeated they must be the same each
-            time.
+        model: with its training weights; each module stays in its mode, training or evaluation.
+        optimizer: of `make_optimizer`.
+        batches: images of some training batches, best of equal size, each of more than one image. They are read only if
+            the model has batch normalization with statistics. The same ones each time make results reproducible.
 
     Raises:
         ValueError: the model has such statistics, and there are no batches.
@@ -194,8 +203,8 @@ def averaged(model: nn.Module, optimizer: Optimizer, batches: Iterable[Tensor]) 
         yield
         return
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    held = [*model.parameters(), *(buffer for norm in norms for buffer in norm.buffers())]
-    before = [tensor.detach().clone() for tensor in held]
+    tensors = [*model.parameters(), *(buffer for norm in norms for buffer in norm.buffers())]
+    training_values = [tensor.detach().clone() for tensor in tensors]
     _switch(optimizer, "eval")
     try:
         if norms:
@@ -203,8 +212,8 @@ def averaged(model: nn.Module, optimizer: Optimizer, batches: Iterable[Tensor]) 
         yield
     finally:
         _switch(optimizer, "train")
-        with torch.no_grad():  # `train` computes y anew, and may round it otherwise
-            for tensor, value in zip(held, before, strict=True):
+        with torch.no_grad():  # `train` computes y again, with other rounding
+            for tensor, value in zip(tensors, training_values, strict=True):
                 tensor.copy_(value)
 
 
@@ -220,7 +229,7 @@ def _measure(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the mean of all batches
+        norm.momentum = None  # in torch: the mean over all batches
         norm.train()
     try:
         count = 0

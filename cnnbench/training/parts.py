@@ -1,4 +1,4 @@
-"""Which parts does a config name, and do they fit together?"""
+"""The parts that a config names, built and checked: model, optimizer, schedule, loss, augmentation, callbacks."""
 
 import inspect
 from dataclasses import replace
@@ -25,13 +25,13 @@ from cnnbench.training.schedules import Schedule
 
 
 def check_parts(config: Config, images: ImageSet) -> list[str]:
-    """Builds what the config names, without weights, and sends one image through it.
+    """Checks a config before anything runs: builds all parts, without weights, and sends one image through the model.
 
     Returns:
-        What may run but deserves a warning.
+        Warnings about what may run but is probably not intended.
 
     Raises:
-        ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the rest.
+        ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the others.
     """
     if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
@@ -53,11 +53,11 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     make_callbacks(config)
     check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
-    processes, fewest = config.hardware.processes, min(data.sizes.values())
-    if min(batch_size(config), fewest) < processes:
+    processes, smallest = config.hardware.processes, min(data.sizes.values())
+    if min(batch_size(config), smallest) < processes:
         raise ConfigError(
             f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: each process needs an "
-            f"image of every batch and split; batch_size={batch_size(config)}, and the smallest split has {fewest}."
+            f"image of every batch and split; batch_size={batch_size(config)}, and the smallest split has {smallest}."
         )
     with torch.device("meta"):
         network = make_model(config, data.image_shape, len(images.classes))
@@ -68,25 +68,27 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
             shape = "x".join(map(str, data.image_shape))
             raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, len(images.classes)):
-            raise ConfigError(f"model: gives {tuple(logits.shape)} for an image, not (1, {len(images.classes)}).")
+            raise ConfigError(
+                f"model: gives logits of shape {tuple(logits.shape)} for one image; must be (1, {len(images.classes)})."
+            )
         if data.sizes["train"] % batch_size(config) == 1:
             try:
                 network.train()(torch.zeros(1, *data.image_shape))
-            except ValueError:  # batch norm behind a dense layer, or where a convolution has left a single pixel
+            except ValueError:  # batch norm after a dense layer, or after a convolution that leaves a single pixel
                 raise ConfigError(
-                    f"batch_size={batch_size(config)}: of {data.sizes['train']:,} training images the last batch has "
-                    f"one, and batch norm can't take a deviation of it. Take another batch_size."
+                    f"batch_size={batch_size(config)}: with {data.sizes['train']:,} training images the last batch has "
+                    f"one image, and batch norm needs two for a standard deviation. Use another batch_size."
                 ) from None
         transfer.initialise(config, network)
     optimizer = make_optimizer(config, network)
     if optimizers.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
         raise ConfigError(
-            f"optimizer: {config.optimizer['_target_']} hides its weights while it trains; update.max_step and "
-            f"regularizer.weight_decay can't reach them. It may have a weight_decay of its own: optimizer.weight_decay."
+            f"optimizer: {config.optimizer['_target_']} averages weights, which update.max_step and "
+            f"regularizer.weight_decay would break. It may have a weight_decay of its own: optimizer.weight_decay."
         )
     epoch = epoch_of(config, data)
     schedule = make_schedule(config, epoch, optimizer)
-    try:  # some schedulers look at their arguments only when they step
+    try:  # some schedulers check their arguments only when they step
         optimizer.step()
         for _ in range(epoch.steps):
             schedule.after_step()
@@ -94,28 +96,26 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
     warnings = []
-    whole = config.update.accumulate is None and epoch.batches > 1
-    if whole and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
+    full_batch = config.update.accumulate is None and epoch.batches > 1
+    if full_batch and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
         warnings.append(
             f"update=full_batch: batch norm takes its statistics from each {epoch.batch_size} images, so the step is "
-            f"not quite that of one batch of all {epoch.images}."
+            f"not exactly that of one batch of all {epoch.images}."
         )
-    on_processor = config.hardware.accelerator == "cpu" or not torch.cuda.is_available()
-    native = any(has for what, has in torch.cpu.get_capabilities().items() if "bf16" in what)
-    if config.hardware.precision == "bf16-mixed" and on_processor and not native:
-        warnings.append(
-            "hardware.precision=bf16-mixed: this processor has no bfloat16 of its own; 32-true is faster here."
-        )
+    on_cpu = config.hardware.accelerator == "cpu" or not torch.cuda.is_available()
+    native = any(present for feature, present in torch.cpu.get_capabilities().items() if "bf16" in feature)
+    if config.hardware.precision == "bf16-mixed" and on_cpu and not native:
+        warnings.append("hardware.precision=bf16-mixed: this CPU has no native bfloat16; 32-true is faster here.")
     return warnings
 
 
 def batch_size(config: Config) -> int:
-    """Images in a batch: the update's own, or else the top-level one."""
+    """Images in a training batch: `update.batch_size` if it is set, else `batch_size`."""
     return config.update.batch_size or config.batch_size
 
 
 def epoch_of(config: Config, data: ImageData) -> Epoch:
-    """Batches and steps of an epoch.
+    """The division of an epoch into batches and steps.
 
     Raises:
         ConfigError: a step would need more batches than an epoch has.
@@ -124,30 +124,49 @@ def epoch_of(config: Config, data: ImageData) -> Epoch:
     accumulate = config.update.accumulate or epoch.batches
     if accumulate > epoch.batches:
         raise ConfigError(
-            f"update.accumulate={accumulate}: an epoch has {epoch.batches} batches of {epoch.batch_size} images. "
-            f"update=full_batch takes all of them."
+            f"update.accumulate={accumulate}: an epoch has only {epoch.batches} batches of {epoch.batch_size} images. "
+            f"update=full_batch accumulates all of them."
         )
     return replace(epoch, accumulate=accumulate)
 
 
 def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network alone, with new weights."""
+    """Builds the network with new weights, without the normalization of images.
+
+    Args:
+        config: of the run.
+        image_shape: channels, height and width of the images.
+        classes: number of logits.
+
+    Raises:
+        ConfigError: the class refuses a value, or has no place for the regularizer's dropout or batch normalization.
+    """
     spec = regularizers.put_in(config.regularizer, transfer.own_keys(config.model))
     network = build("model", spec, image_shape, classes)
     assert isinstance(network, nn.Module)
     return network
 
 
-def with_pixels(config: Config, network: nn.Module, mean: list[float], deviation: list[float]) -> nn.Sequential:
-    """The network behind the normalization of its images' bytes, in the config's memory layout."""
+def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list[float]) -> nn.Sequential:
+    """Puts the normalization of images before the network, in the config's memory layout.
+
+    Args:
+        config: of the run.
+        network: takes normalised images.
+        mean: per channel, in units of a byte.
+        std: standard deviation per channel, in units of a byte.
+
+    Returns:
+        The modules `normalize` and `network`; they take bytes (n, channels, height, width).
+    """
     model = nn.Sequential()
-    model.add_module("normalize", Normalize(mean, deviation, config.hardware.channels_last))
+    model.add_module("normalize", Normalize(mean, std, config.hardware.channels_last))
     model.add_module("network", network)
     return model.to(memory_format=torch.channels_last) if config.hardware.channels_last else model
 
 
 def make_recipe(config: Config, epoch: Epoch) -> Recipe:
-    """What moves the parameters, as the config has it."""
+    """Everything that determines how the parameters are updated."""
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
@@ -161,12 +180,12 @@ def make_recipe(config: Config, epoch: Epoch) -> Recipe:
 
 
 def make_augmentation(config: Config, images: int, mean: list[float]) -> Augmentation | None:
-    """What changes training images, if anything does.
+    """Builds the augmentation of training images, or None if there is none.
 
     Args:
         config: of the run.
-        images: how many training images there are.
-        mean: bytes per channel, for what is painted over.
+        images: number of training images.
+        mean: value of cut-out pixels, 0 to 255, per channel.
     """
     if replace(config.augment, mixup=0) == Augment():
         return None
@@ -174,7 +193,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
 
 
 def make_callbacks(config: Config) -> dict[str, pl.Callback]:
-    """The user's callbacks of Lightning's, by name.
+    """Builds the user's Lightning callbacks, by name.
 
     Raises:
         ConfigError: a class refuses its arguments.
@@ -183,19 +202,23 @@ def make_callbacks(config: Config) -> dict[str, pl.Callback]:
 
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
-    """What moves the model's parameters."""
+    """Builds the optimizer of the model's parameters.
+
+    Raises:
+        ConfigError: the class refuses a value or the network.
+    """
     return optimizers.make_optimizer(config.optimizer, model, config.hardware.fused)
 
 
 _FILLED = ("T_max", "total_steps", "max_lr")
-"""Arguments of schedulers that the run knows: the length in the scheduler's own unit, and the learning rate."""
+"""Arguments of schedulers that the run fills in: its length, in the scheduler's unit, and the learning rate."""
 
 
 def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedule:
-    """What moves the learning rate.
+    """Builds the schedule of the learning rate.
 
     Raises:
-        ConfigError: the warm-up leaves nothing of the run, or the scheduler refuses its arguments.
+        ConfigError: the warm-up is as long as the run, or the scheduler refuses its arguments.
     """
     interval, warmup = config.scheduler.get("interval", "epoch"), config.scheduler.get("warmup", 0)
     if interval not in ("epoch", "step"):
@@ -206,16 +229,16 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
     spec = _scheduler_spec(config)
     if spec.get("_target_") is None:
         return Schedule(optimizer, None, False, warm_steps, epoch.steps)
-    whole = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
-    known = {"T_max": int(whole), "total_steps": int(whole), "max_lr": config.lr}
+    length = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
+    filled = {"T_max": int(length), "total_steps": int(length), "max_lr": config.lr}
     takes = inspect.signature(locate(spec["_target_"])).parameters
-    spec |= {key: value for key, value in known.items() if key in takes and spec.get(key) is None}
+    spec |= {key: value for key, value in filled.items() if key in takes and spec.get(key) is None}
     try:
         scheduler = build("scheduler", spec, optimizer)
     except ZeroDivisionError:
         scheduler = None
-    if not isinstance(scheduler, LRScheduler) or whole < 1:
-        raise ConfigError(f"scheduler: {spec['_target_']} has no use for {int(whole)} {interval}s.")
+    if not isinstance(scheduler, LRScheduler) or length < 1:
+        raise ConfigError(f"scheduler: {spec['_target_']} needs more than {int(length)} {interval}s.")
     return Schedule(optimizer, scheduler, interval == "step", warm_steps, epoch.steps)
 
 
@@ -224,7 +247,12 @@ def _scheduler_spec(config: Config) -> Spec:
 
 
 def make_loss(config: Config, training: bool) -> partial[Tensor]:
-    """`loss(logits, labels, reduction=...)`; label smoothing is for training alone."""
+    """The loss function `loss(logits, labels, reduction=...)`.
+
+    Args:
+        config: of the run.
+        training: whether labels are smoothed; the loss of validation and test has no label smoothing.
+    """
     smoothing = config.regularizer.label_smoothing if training else 0.0
     if config.loss == "squared_error":
         return partial(squared_error, label_smoothing=smoothing)
@@ -232,12 +260,14 @@ def make_loss(config: Config, training: bool) -> partial[Tensor]:
 
 
 def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
-    """Document 2, 3.1: (y - y_hat)^2, summed over classes; y one-hot (smoothed), y_hat the softmax of the logits.
+    """The squared error (y - y_hat)^2, summed over classes (document 2, 3.1).
+
+    y are the one-hot labels, smoothed; y_hat is the softmax of the logits.
 
     Args:
         logits: (images, classes).
         labels: (images,).
-        reduction: `mean` over images, or `sum`.
+        reduction: `mean` or `sum` over images.
         label_smoothing: the share of y that is spread over all classes.
     """
     classes = logits.shape[1]

@@ -1,4 +1,4 @@
-"""How is a trained model used again?"""
+"""Trained models of finished runs, loaded for Python code and for the prediction of image files."""
 
 from pathlib import Path
 
@@ -15,31 +15,34 @@ from cnnbench.training import checkpoints, regularizers, transfer
 
 
 def load(run_folder: str | Path) -> nn.Module:
-    """The model of a run with its best epoch's weights, ready for images.
+    """Loads the model of a run with the weights of its best epoch.
 
     Args:
-        run_folder: `runs/NAME/RUN`.
+        run_folder: the run's folder, `runs/NAME/RUN`.
 
     Returns:
-        A module in evaluation mode that takes images (n, channels, height, width) with values from 0 to 255, bytes or
-        floats, normalises them as in training, and gives logits (n, classes).
+        A module in evaluation mode. It takes images (n, channels, height, width) of bytes or floats from 0 to 255,
+        normalises them as in training, and returns logits (n, classes).
 
     Raises:
-        ConfigError: the folder holds no finished run.
+        ConfigError: the folder holds no run with a trained model, or a damaged one.
     """
     return _model(Path(run_folder), _record(Path(run_folder)))
 
 
 def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[str, float]]]]:
-    """For each image file the classes with their probabilities, the most likely one first.
+    """Predicts the classes of image files.
+
+    Returns:
+        For each file all classes with their probabilities, the most probable one first.
 
     Raises:
-        ConfigError: no finished run, or an unreadable image.
+        ConfigError: the folder holds no run with a trained model, or a file is not a readable image.
     """
     record = _record(run_folder)
     channels, height, width = record.data.shape
     if height != width:
-        raise ConfigError(f"{run_folder}: was trained on images of {width}x{height}, not on squares.")
+        raise ConfigError(f"{run_folder}: the run was trained on images of {width}x{height}. Allowed: square ones.")
     images = [torch.tensor(decode(path, height, channels == 1)).permute(2, 0, 1) for path in paths]
     model = _model(run_folder, record)
     with torch.inference_mode():
@@ -52,7 +55,7 @@ def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[
 def _record(folder: Path) -> records.Record:
     record = records.of_run(folder)
     if record.best is None or not (folder / "best.ckpt").exists():
-        raise ConfigError(f"{folder}: this run is {record.status} and has no trained model.")
+        raise ConfigError(f"{folder}: the run is {record.status} and has no trained model.")
     return record
 
 

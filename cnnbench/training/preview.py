@@ -1,4 +1,4 @@
-"""What does training see? The first images of its first batch, augmented, as a picture."""
+"""A preview: the first images of a run's first batch, augmented, as a PNG file."""
 
 from pathlib import Path
 
@@ -14,13 +14,21 @@ from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import parts
 
 SIDE = 8
-"""Images in a row, and rows."""
+"""The number of images in a row, and of rows."""
 
 
 def preview(config: Config, images: ImageSet, path: Path) -> None:
-    """Writes up to 64 images of the first epoch's first batch as a PNG, before they are normalised.
+    """Writes up to 64 images of the first epoch's first batch as a PNG file, augmented but not normalised.
 
-    They are enlarged to 64 pixels or more each, without smoothing.
+    Small images are enlarged by a whole factor, without smoothing, to at most 64 pixels.
+
+    Args:
+        config: of the run.
+        images: all images.
+        path: the file.
+
+    Raises:
+        OSError: the file can't be written.
     """
     data = ImageData(images, config.data, parts.batch_size(config), config.seed)
     mean, _ = statistics(images.train, data.split.train, config.data.normalize)
@@ -39,6 +47,6 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
     canvas = Image.new("RGB", (SIDE * (width * scale + 2), -(-len(shown) // SIDE) * (height * scale + 2)), "white")
     for i, pixels in enumerate(shown):
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("RGB")
-        place = (i % SIDE * (width * scale + 2), i // SIDE * (height * scale + 2))
-        canvas.paste(image.resize((width * scale, height * scale), Image.Resampling.NEAREST), place)
+        corner = (i % SIDE * (width * scale + 2), i // SIDE * (height * scale + 2))
+        canvas.paste(image.resize((width * scale, height * scale), Image.Resampling.NEAREST), corner)
     files.write_whole(path, lambda file: canvas.save(file, format="PNG"))

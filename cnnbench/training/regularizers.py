@@ -1,4 +1,4 @@
-"""What is penalised, and what is put into the model, so that it doesn't learn the training images by heart?"""
+"""Regularizers against overfitting: penalties on the weights, and dropout and batch normalization in the model."""
 
 import inspect
 from typing import Any
@@ -12,38 +12,38 @@ from cnnbench.errors import ConfigError
 
 
 def put_in(regularizer: Regularizer, model: dict[str, Any]) -> dict[str, Any]:
-    """The model's config with the regularizer's dropout and batch normalization.
+    """Adds the regularizer's dropout and batch normalization to a model's config.
 
     Raises:
-        ConfigError: the model has no place for them, or its own config says otherwise.
+        ConfigError: the model takes no such argument, or its own config has another value.
     """
-    wanted: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if regularizer.dropout:
-        wanted["dropout"] = regularizer.dropout
+        arguments["dropout"] = regularizer.dropout
     if regularizer.batch_norm:
-        wanted["batch_norm"] = True
-    if not wanted:
+        arguments["batch_norm"] = True
+    if not arguments:
         return model
     takes = inspect.signature(locate(model["_target_"])).parameters
-    for key, value in wanted.items():
+    for key, value in arguments.items():
         if key not in takes:
-            raise ConfigError(f"regularizer.{key}={value}: {model['_target_']} has no place for it.")
+            raise ConfigError(f"regularizer.{key}={value}: {model['_target_']} takes no '{key}'.")
         if model.get(key, value) != value:
             raise ConfigError(f"regularizer.{key}={value} and model.{key}={model[key]}: give one of them.")
-    return model | wanted
+    return model | arguments
 
 
 def penalised(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of convolutions and dense layers, by name: all parameters of two dimensions or more that are trained.
+    """The parameters that penalties apply to, by name: trained weights of convolutions and dense layers.
 
-    Biases and the scales and shifts of normalizations have one, and are left alone.
+    They are recognised by their two or more dimensions; biases and parameters of normalizations have one.
     """
     trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {name: parameter for name, parameter in trained if parameter.dim() >= 2}
 
 
 def penalty(regularizer: Regularizer, weights: list[Tensor]) -> Tensor:
-    """l1 * sum |w| + l2 * sum w^2, or l2/2 with `l2_half` (documents 2 and 4, 3.1)."""
+    """The penalty l1 * sum |w| + l2 * sum w^2, with l2/2 if `l2_half` is set (documents 2 and 4, 3.1); a scalar."""
     total = torch.zeros((), device=weights[0].device)
     l2 = regularizer.l2 / 2 if regularizer.l2_half else regularizer.l2
     if regularizer.l1:
@@ -54,7 +54,7 @@ def penalty(regularizer: Regularizer, weights: list[Tensor]) -> Tensor:
 
 
 def describe(regularizer: Regularizer, model: nn.Module) -> dict[str, list[str]]:
-    """Where it went, for the record: names of parameters and layers."""
+    """The names of penalised parameters, and of layers with dropout or batch normalization, for the record."""
     layers = list(model.named_modules())
     on_weights = regularizer.l1 or regularizer.l2 or regularizer.weight_decay
     return {

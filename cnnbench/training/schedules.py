@@ -1,4 +1,4 @@
-"""How does the learning rate move? Torch's schedulers, two of the documents', and a warm-up before any of them."""
+"""Schedules of the learning rate: torch's schedulers, two of document 2, and a warm-up before any of them."""
 
 import math
 from typing import Any
@@ -8,13 +8,21 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 
 def exponential(optimizer: Optimizer, delta: float) -> LRScheduler:
-    """Document 2, 3.3.2: lr (1 + delta)^(-t/2), t the epoch counted from 0."""
+    """The learning rate lr (1 + delta)^(-t/2) in epoch t, counted from 0 (document 2, 3.3.2).
+
+    Raises:
+        ValueError: `delta` is negative.
+    """
     _check(delta)
     return LambdaLR(optimizer, lambda t: (1 + delta) ** (-t / 2))
 
 
 def redwood(optimizer: Optimizer, delta: float) -> LRScheduler:
-    """Document 2, 3.3.3: lr / sqrt(1 + delta t), t the epoch counted from 0."""
+    """The learning rate lr / sqrt(1 + delta t) in epoch t, counted from 0 (document 2, 3.3.3).
+
+    Raises:
+        ValueError: `delta` is negative.
+    """
     _check(delta)
     return LambdaLR(optimizer, lambda t: 1 / math.sqrt(1 + delta * t))
 
@@ -25,18 +33,28 @@ def _check(delta: float) -> None:
 
 
 class Schedule:
-    """Steps a scheduler at the right times, after a linear warm-up.
+    """Steps a scheduler after steps or epochs, and raises the learning rate linearly before that.
 
-    In step s = 0, 1, ... of the warm-up's W the learning rate is (s + 1) / W of the one that the scheduler begins with.
-    The scheduler's own time starts behind it: at once where it counts steps, else with the next epoch.
+    In step s = 0, 1, ..., W - 1 of the warm-up the learning rate is (s + 1) / W of the scheduler's first one. The
+    scheduler starts after the warm-up: at once if it counts steps, with the next epoch if it counts epochs.
 
     Args:
-        optimizer: whose learning rates are moved.
-        scheduler: what moves them, or None.
-        per_step: whether the scheduler counts steps; else epochs.
+        optimizer: its learning rates are set.
+        scheduler: sets them after the warm-up; None leaves them constant.
+        per_step: whether the scheduler counts steps; else it counts epochs.
         warmup: W, in steps.
         steps: steps in an epoch.
     """
+
+    _optimizer: Optimizer
+    _scheduler: LRScheduler | None
+    _per_step: bool
+    _warmup: int
+    _steps: int
+    _step: int
+    """Steps so far."""
+    _first: list[float]
+    """The learning rate of each parameter group after the warm-up."""
 
     def __init__(
         self, optimizer: Optimizer, scheduler: LRScheduler | None, per_step: bool, warmup: int, steps: int
@@ -48,7 +66,7 @@ class Schedule:
         self._warm()
 
     def after_step(self) -> None:
-        """To be called after each step."""
+        """Sets the learning rate of the next step; call it after each step."""
         self._step += 1
         if self._step <= self._warmup:
             self._warm()
@@ -56,12 +74,12 @@ class Schedule:
             self._scheduler.step()
 
     def after_epoch(self, val_loss: float) -> None:
-        """To be called after each epoch, with its validation loss."""
+        """Sets the learning rate of the next epoch; call it after each epoch, with its validation loss."""
         if self._per_step or self._scheduler is None or self._step <= self._warmup:
             return
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(val_loss)
-        elif self._step - self._steps >= self._warmup:  # the epoch that ends began behind the warm-up
+        elif self._step - self._steps >= self._warmup:  # the epoch began after the warm-up
             self._scheduler.step()
 
     def _warm(self) -> None:
@@ -69,11 +87,11 @@ class Schedule:
             group["lr"] = first * min((self._step + 1) / self._warmup, 1) if self._warmup else first
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
+        """The state for `load_state_dict`: steps so far, and the scheduler's own state."""
         return {"step": self._step, "scheduler": self._scheduler and self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a state back; the learning rates themselves are in the optimizer's."""
+        """Restores a state of `state_dict`; the learning rates are part of the optimizer's state."""
         self._step = state["step"]
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])

@@ -1,7 +1,8 @@
-"""What does a network know before it is trained? Weights of an earlier run (document 4, section 5), frozen or not.
+"""Transfer learning: initial weights from an earlier run, and frozen parameters (document 4, section 5).
 
-`model.init_from` names a run's folder or its checkpoint. Weights go where name and shape are the same: another number
-of classes leaves the last layer new. `model.freeze` lists beginnings of names of parameters that stay as they are.
+`model.init_from` names a run's folder or a checkpoint. Parameters of the same name and shape take its weights; the last
+layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that are not
+trained.
 """
 
 import hashlib
@@ -15,16 +16,16 @@ from cnnbench.errors import CheckpointError, ConfigError, nearest
 from cnnbench.training import checkpoints
 
 KEYS = ("init_from", "init_digest", "freeze")
-"""Keys of the `model` group that are ours, not the network's."""
+"""Keys of the `model` group that are handled here, and are no arguments of the network's class."""
 
 
 def own_keys(model: dict[str, Any]) -> dict[str, Any]:
-    """The network's own part of the `model` group."""
+    """The part of the `model` group that goes to the network's class."""
     return {key: value for key, value in model.items() if key not in KEYS}
 
 
 def identify(config: Config) -> None:
-    """Notes which weights `model.init_from` means, by their content: the name of a file says nothing about a run.
+    """Sets `model.init_digest` to a hash of the weights, which defines the experiment; a path would not.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -35,10 +36,10 @@ def identify(config: Config) -> None:
 
 
 def initialise(config: Config, network: nn.Module) -> None:
-    """Loads and freezes what the config says.
+    """Loads the weights of `model.init_from`, and freezes the parameters of `model.freeze`.
 
     Raises:
-        ConfigError: the checkpoint is damaged or from another network, or nothing has the name of what is to be frozen.
+        ConfigError: the checkpoint is damaged or from another network, or no parameter has a name of `model.freeze`.
     """
     if config.model.get("init_from") is not None:
         path = _path(config)
@@ -46,12 +47,12 @@ def initialise(config: Config, network: nn.Module) -> None:
             saved = checkpoints.read(path)["model"]
         except CheckpointError as error:
             raise ConfigError(f"model.init_from: {error}.") from None
-        known = {key.removeprefix("network."): value for key, value in saved.items() if key.startswith("network.")}
+        earlier = {key.removeprefix("network."): value for key, value in saved.items() if key.startswith("network.")}
         own = network.state_dict()
-        fitting = {key: value for key, value in known.items() if key in own and own[key].shape == value.shape}
+        fitting = {key: value for key, value in earlier.items() if key in own and own[key].shape == value.shape}
         if not fitting:
-            raise ConfigError(f"model.init_from={path}: no layer of it fits this network.")
-        if not next(network.parameters()).is_meta:  # a network without memory is only checked
+            raise ConfigError(f"model.init_from={path}: none of its layers fits this network.")
+        if not next(network.parameters()).is_meta:  # on torch's `meta` device the config is only checked
             network.load_state_dict(fitting, strict=False)
     names = [name for name, _ in network.named_parameters()]
     beginnings = config.model.get("freeze") or []
@@ -60,7 +61,7 @@ def initialise(config: Config, network: nn.Module) -> None:
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in names):
             layers = list(dict.fromkeys(name.split(".")[0] for name in names))
-            raise ConfigError(f"model.freeze={beginning}: no parameter has this name.{nearest(beginning, layers)}")
+            raise ConfigError(f"model.freeze={beginning}: no parameter's name begins so.{nearest(beginning, layers)}")
         for name, parameter in network.named_parameters():
             if name.startswith(beginning):
                 parameter.requires_grad_(False)
@@ -70,5 +71,7 @@ def _path(config: Config) -> Path:
     path = Path(str(config.model["init_from"])).expanduser()
     path = path / "best.ckpt" if path.is_dir() else path
     if not path.is_file():
-        raise ConfigError(f"model.init_from={config.model['init_from']}: no run with a checkpoint, and no checkpoint.")
+        raise ConfigError(
+            f"model.init_from={config.model['init_from']}: neither a run folder with a checkpoint nor a checkpoint."
+        )
     return path

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cnnbench.config.composition import config_source
 from conftest import record, write_images
 from omegaconf import OmegaConf
 from small_archives import KINDS
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF
 from cnnbench.config.schema import Config, Data
 from cnnbench.data.images import digits

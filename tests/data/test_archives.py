@@ -294,7 +294,7 @@ def test_without_a_network_it_names_the_ways_out(tmp_path: Path, kind: Kind, ser
     server.down = ("http",)
     with pytest.raises(ConfigError, match=r"is down.*Put the archive into .*data=digits.*data=folder") as caught:
         kind.read(Data(root=str(tmp_path / "new" / "data")))
-    assert f"data.root={tmp_path}/new/data: {kind.files[0]} is not there" in str(caught.value)
+    assert f"data.root={tmp_path}/new/data: {kind.files[0]} is missing" in str(caught.value)
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match=f"data.root=null: data={kind.name} needs"):
         kind.read(Data())

@@ -11,7 +11,8 @@ from conftest import write_images
 from PIL import Image
 
 from cnnbench.config.schema import Data
-from cnnbench.data.images import decode, digits, folder, load
+from cnnbench.data.folder import folder
+from cnnbench.data.images import decode, digits, load
 from cnnbench.errors import ConfigError
 
 
@@ -70,7 +71,7 @@ def test_folder_is_decoded_once_and_again_when_it_changes(
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("cnnbench.data.images._decode_all", never)
+        patched.setattr("cnnbench.data.folder._decode_all", never)
         again = folder(Data(root=str(colours)))
     assert again.fingerprint == first.fingerprint
     assert (again.train == first.train).all()
@@ -87,7 +88,7 @@ def test_folder_is_decoded_once_and_again_when_it_changes(
 
 def test_two_processes_share_one_cache(cache: Path, colours: Path) -> None:
     program = (
-        "from cnnbench.data.images import *\n"
+        "from cnnbench.data.folder import *\n"
         f"if __name__ == '__main__': print(folder(Data(root={str(colours)!r})).fingerprint)"
     )
     both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cnnbench.config.composition import config_source
 from torch import nn
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF
 from cnnbench.errors import ConfigError
 from cnnbench.models import PlainCNN
@@ -161,6 +161,6 @@ def test_batch_norm_on_a_last_batch_of_one_image_is_refused(command) -> None:
     words = "data=digits data.limit=100 data.val_fraction=0.1 epochs=1 test=false regularizer=batch_norm"
     result = command(f"{words} batch_size=89")
     assert result.code == 2
-    assert "of 90 training images the last batch has one" in result.err
+    assert "with 90 training images the last batch has one image" in result.err
     assert command(f"{words} batch_size=88").code == 0
     assert command(f"{words.replace('regularizer=batch_norm', '')} batch_size=89").code == 0

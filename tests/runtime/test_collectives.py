@@ -173,7 +173,7 @@ def test_shares_of_a_batch_weigh_as_much_as_the_batch() -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (f"-m seed=0,1 {TWO}", "hardware.devices=2 hardware.nodes=1: several processes train one run at a time."),
+        (f"-m seed=0,1 {TWO}", "hardware.devices=2 hardware.nodes=1: several processes train a single run."),
         (f"{TWO} workers=2", "workers=2: must be 1 where hardware.devices or hardware.nodes is not."),
         (f"{TWO} update=stochastic", "hardware.devices=2 hardware.nodes=1: each process needs an image of every batch"),
         (f"{TWO} hardware.devices=0", "hardware.devices=0: must be at least 1."),

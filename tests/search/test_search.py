@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from board import Board
-from cnnbench.config.composition import config_source
 from conftest import all_records, record, without_times
 from PIL import Image
 
 import cnnbench
 from cnnbench.analysis import tuning
+from cnnbench.config.composition import config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet, digits
@@ -141,7 +141,7 @@ def test_a_damaged_search_starts_anew(command, here: Path, monkeypatch) -> None:
     (folder / "search.ckpt").write_bytes(b"PK")
     result = command(words)
     assert result.code == 0
-    assert "the search starts anew" in result.err
+    assert "the search starts again from the beginning" in result.err
     assert timeless(record(here)["search"]) == timeless(first["search"])
 
 
@@ -236,12 +236,12 @@ def test_whatever_else_is_asked_for(command, here: Path, words: str) -> None:
         ("search.filters=3", ["search.filters", "a list"]),
         ("search.layers=[3]", ["search.layers=[3]", "model.convs[3]"]),
         ("search.layers=[]", ["search.layers=[]", "at least one"]),
-        ("search.filters=[8,16]", ["search.filters=[8, 16]", "model.convs[0] has 32"]),
-        ("model.convs=[{filters:32,padding:1}]", ["search.padding", "has 1"]),
+        ("search.filters=[8,16]", ["search.filters=[8, 16]", "must include 32", "model.convs[0]"]),
+        ("model.convs=[{filters:32,padding:1}]", ["search.padding", "must include 1,"]),
         ("search.kernel_size=[3,9]", ["model.convs[0]", "kernel_size 9", "valid", "8x8"]),
         (
             "model=document_cnn",
-            ["the candidates that leave the least", "model.convs[1]", "an image of 1x1", "search.stride=[1]"],
+            ["the candidates that shrink the image most", "model.convs[1]", "an image of 1x1", "search.stride=[1]"],
         ),
         (
             "search.filters=[32] search.kernel_size=[3] search.stride=[1] search.padding=[same] search.pooling=[max]",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnnbench.config.schema import Search
 from cnnbench.config.targets import Spec, build
 from cnnbench.models import PlainCNN
-from cnnbench.search.space import PROPERTIES, TARGET, Choice, Cost, Layer, derived, searched, words
+from cnnbench.search.space import PROPERTIES, TARGET, Choice, Cost, Layer, derived, describe, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork
 
 SHAPE, CLASSES = (2, 8, 7), 3
@@ -149,7 +149,9 @@ def test_where_the_search_starts() -> None:
     e = 1.6487213  # exp(0.5)
     assert chances["kernel_size"].tolist() == pytest.approx([1 / (2 + e), e / (2 + e), 1 / (2 + e)])
     assert architecture.chosen() == [layer.start for layer in layers]
-    assert words(model(), layers).startswith("conv1: 4 filters 3x3, stride 1, same, max pooling; conv2: 4 filters 3x3")
+    assert describe(model(), layers).startswith(
+        "conv1: 4 filters 3x3, stride 1, same, max pooling; conv2: 4 filters 3x3"
+    )
     with torch.no_grad():
         for parameter in architecture.parameters():
             parameter.zero_()

@@ -146,7 +146,7 @@ def test_a_users_own_logger_is_one_yaml_file(command, here: Path, mine: Path) ->
 def test_a_logger_that_fails_costs_no_run(command, here: Path, mine: Path) -> None:
     result = command(f"--config-dir mine {DIGITS} logger=[paper,csv] logger.paper.fail_at=2")
     assert result.code == 0
-    assert result.err == "warning: logger=paper: no more; the run goes on without it\n"
+    assert result.err == "warning: logger=paper: no more; the run continues without it\n"
     found = record(here)
     folder = here / "runs" / "default" / found["run_id"]
     assert len((folder / "default.txt").read_text().splitlines()) == 2
