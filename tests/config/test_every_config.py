@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import record, write_images
+from conftest import record, without_prefix, write_images
 from omegaconf import OmegaConf
 from small_archives import KINDS
 
@@ -49,6 +49,9 @@ TABLE = {
     "augment/flip_crop": Case(),
     "augment/mixup": Case(),
     "augment/none": Case(),
+    "callbacks/ema": Case(),
+    "callbacks/lr_monitor": Case(),
+    "callbacks/none": Case(),
     "data/digits": Case(),
     "data/folder": Case(COLOURS, 2),
     "hardware/auto": Case(),
@@ -114,6 +117,7 @@ ARCHIVES = {f"data/{kind.name}": kind for kind in KINDS}
 DEFAULTS = {
     "data": "cifar10",
     "augment": "none",
+    "callbacks": "none",
     "model": "document_cnn",
     "optimizer": "adam",
     "regularizer": "none",
@@ -183,7 +187,7 @@ def assert_trained(here: Path, steps: int) -> dict[str, Any]:
     last = checkpoints.read(folder / "last.ckpt")
     assert last["schedule"]["step"] == steps
     assert (last["schedule"]["scheduler"] is None) == (found["config"]["scheduler"]["_target_"] is None)
-    assert (last["stop"] is None) == (found["config"]["stop"]["patience"] is None)
+    assert ("stop" not in last["callbacks"]) == (found["config"]["stop"]["patience"] is None)
 
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found["config"]))
     assert isinstance(config, Config)
@@ -193,7 +197,7 @@ def assert_trained(here: Path, steps: int) -> dict[str, Any]:
     channels, height, width = found["data"]["shape"]
     fresh = make_model(config, (channels, height, width), len(found["data"]["classes"]))
     best = checkpoints.read(folder / "best.ckpt")["model"]
-    for weights in (best, last["model"]):
+    for weights in (best, without_prefix(last["lightning"]["state_dict"], "model.")):
         for name, before in fresh.named_parameters():
             after = weights[f"network.{name}"]
             assert after.isfinite().all(), name

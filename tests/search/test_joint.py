@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cnnbench.config.composition import config_source
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.schema import Search
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
+from cnnbench.runtime.progress import Sweep
 from cnnbench.search.joint import Joint, first_order, second_order
 from cnnbench.search.space import TARGET, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork
 from cnnbench.training import parts
+from cnnbench.training.training import Surroundings, Training
 
 LR = 0.5
 
@@ -101,8 +103,9 @@ def stepped(words: str) -> tuple[Joint, nn.Module, Architecture, Callable]:
         model, parts.make_recipe(config, epoch), epoch, None, 0,
         architecture=architecture, search=config.search, held_out=data.held_out, cost=None,
     )  # fmt: skip
-    trainer = parts.make_trainer(config, [], Path())
-    return module, model, architecture, lambda: trainer.fit(module, datamodule=data)
+    surroundings = Surroundings(Path(), Sweep(1, 1, quiet=True).line())
+    training = Training(config, module, data, surroundings, None, lambda state: None, lambda state: None)
+    return module, model, architecture, training.train
 
 
 @pytest.mark.parametrize(
