@@ -1,16 +1,24 @@
-"""Which optimizer, learning rate, regularizer, schedule and architecture for my CNN, and is the difference real?"""
+"""cnnbench compares optimizers, learning rates, regularizers, schedules and architectures of CNNs, honestly.
 
+What is named here is the public Python API. A YAML file may also name what `config.targets.PUBLIC` lists.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.errors import CheckpointError, CnnbenchError, ConfigError, RecordError
+
 if TYPE_CHECKING:
+    from cnnbench.config.schema import Data
+    from cnnbench.data.images import ImageSet
     from cnnbench.training.prediction import load
 
-__all__ = ["load"]
+__all__ = ["CheckpointError", "CnnbenchError", "ConfigError", "Data", "ImageSet", "RecordError", "load"]
+
+_HOMES = {"Data": "config.schema", "ImageSet": "data.images", "load": "training.prediction"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # imports torch: only when somebody asks
-        from cnnbench.training.prediction import load
-
-        return load
+    if name in _HOMES:  # imported when somebody asks for it: `load` imports torch
+        return getattr(import_module(f"cnnbench.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'cnnbench' has no attribute {name!r}")

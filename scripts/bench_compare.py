@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.compose import config_source
+from cnnbench.config.composition import config_source
+
 from cnnbench.results import records
 
 EPOCHS, CLASSES = 20, 10

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from cnnbench.config.composition import Job, config_source
 
-from cnnbench.config.compose import Job, config_source
 from cnnbench.data.augmentation import Augmentation
 from cnnbench.data.images import ImageSet, load
 from cnnbench.runtime.progress import Sweep

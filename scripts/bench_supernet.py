@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from cnnbench.config.composition import config_source
 from torch import nn
 
-from cnnbench.config.compose import config_source
 from cnnbench.runtime.machine import keep_freed_memory
 from cnnbench.search.space import largest, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork

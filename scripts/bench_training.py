@@ -33,9 +33,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from cnnbench.config.composition import Job, config_source
 from torch import Tensor, nn
 
-from cnnbench.config.compose import Job, config_source
 from cnnbench.data.images import ImageSet, load
 from cnnbench.runtime.progress import Sweep
 from cnnbench.sweeps.run import run

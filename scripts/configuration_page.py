@@ -18,7 +18,7 @@ import yaml
 
 from cnnbench.analysis import comparison, tuning
 from cnnbench.config import schema
-from cnnbench.config.compose import CONF, GROUPS
+from cnnbench.config.keys import CONF, GROUPS
 from cnnbench.config.schema import Config
 from cnnbench.config.spaces import space_of
 

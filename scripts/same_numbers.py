@@ -28,10 +28,10 @@ COMMANDS = {
     "plateau": "scheduler=plateau scheduler.patience=0 epochs=4",
     "one_cycle": "scheduler=one_cycle scheduler.warmup=1 epochs=3 clip=1.0",
     "schedule_free": "optimizer=schedule_free regularizer=batch_norm epochs=2",
-    "search=joint": "search=joint search.stride=[1] epochs=2",
-    "search=random": "search=random search.stride=[1] search.trial_epochs=1 epochs=2",
+    "search=joint": "search=joint model=plain_cnn search.lr=0.1 epochs=2",
+    "search=random": "search=random model=plain_cnn search.trial_epochs=1 epochs=2",
     "workers=2": "-m seed=0,1,2 workers=2 epochs=2",
-    "data on disk, pre-trained": "data.in_memory=false data.labels=rotation epochs=2",
+    "data on disk": "data.in_memory=false data.limit=600 epochs=2",
 }
 
 

@@ -97,10 +97,16 @@ def on_terminal(words: list[str], environment: dict[str, str], typed: str = "") 
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as two runs of one config must share it, whatever was typed."""
+    """A record as two runs of one config must share it: without times, what was typed, and the commit of the code."""
     times = ("seconds", "images_per_second")
-    history = [{k: v for k, v in row.items() if k not in times} for row in record["history"]]
-    return record | {"history": history, "overrides": None}
+    history = [{key: value for key, value in row.items() if key not in times} for row in record["history"]]
+    left_out = ("environment", "overrides")
+    return {key: value for key, value in record.items() if key not in left_out} | {"history": history}
+
+
+def without_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A `state_dict` with shorter names."""
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str = "png", seed: int = 0) -> Path:

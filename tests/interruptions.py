@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.results import records
-from cnnbench.sweeps import run
+from cnnbench.training import training
 
 
 def heed_ctrl_c() -> None:
@@ -45,7 +45,7 @@ class Killed(BaseException):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, signum: int) -> None:
     """The next run gets the signal when it has done so many batches."""
-    real = run._Keep.on_train_batch_end
+    real = training._Watch.on_train_batch_end
     seen = 0
 
     def counting(self, *arguments) -> None:
@@ -54,7 +54,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, signum: int) -> No
         if seen == batches:
             if signum == signal.SIGKILL:
                 raise Killed
-            self._run.received.append(signum)
+            self._training.surroundings.received.append(signum)
         real(self, *arguments)
 
-    monkeypatch.setattr(run._Keep, "on_train_batch_end", counting)
+    monkeypatch.setattr(training._Watch, "on_train_batch_end", counting)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.config.compose import CONF, GROUPS
+from cnnbench.config.keys import CONF, GROUPS
 from cnnbench.config.schema import Config
 
 COMMAND = "python scripts/configuration_page.py"

@@ -35,7 +35,7 @@ from conftest import Result, write_images
 
 from cnnbench.cli import commands as cli_commands
 from cnnbench.cli import main
-from cnnbench.config import compose
+from cnnbench.config import composition
 from cnnbench.report import figures
 from cnnbench.sweeps import tuning
 
@@ -281,7 +281,7 @@ class Reader:
         with self._patch.context() as patch:
             product = itertools.product
             few = SimpleNamespace(product=lambda *values: itertools.islice(product(*values), 2))
-            patch.setattr(compose, "itertools", few)
+            patch.setattr(composition, "itertools", few)
             self.cnnbench(["-m", *typed, "--cfg", "job"])
 
     def other(self, program: str, words: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.config.compose import CONF
+from cnnbench.config.keys import CONF
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from cnnbench.analysis import ladder, stats, tuning
+from cnnbench.analysis import budget, ladder, stats, tuning
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
 from cnnbench.config.schema import ROLES, Decides
@@ -172,8 +172,7 @@ class Comparison:
                 other = pair.second if pair.first == leader.label else pair.first
                 turned = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
                 verdict = pair.verdict if pair.first == leader.label else turned
-                hint = f" (about {pair.seeds_needed} seeds would settle it)" if pair.seeds_needed else ""
-                sides[verdict].append(other + hint)
+                sides[verdict].append(other)
         told = [
             f"{word} {_enumerate(sides[verdict])}"
             for verdict, word in (("better", "better than"), ("worse", "worse than"))
@@ -213,12 +212,12 @@ class Tuning:
     def curves(self) -> dict[str, list[float]]:
         """Expected best validation accuracy of 1, 2, ... trials; a diverged trial counts as 0."""
         results = {e.tuned.label: [trial.val_acc or 0.0 for trial in e.ended] for e in self.entries}
-        return {label: stats.expected_best(found) for label, found in results.items() if found}
+        return {label: budget.expected_best(found) for label, found in results.items() if found}
 
     @property
     def flips(self) -> str:
         """Who leads at which number of trials, in words."""
-        found = stats.leaders(self.curves)
+        found = budget.leaders(self.curves)
         if len(self.curves) < 2 or not found:
             return ""
         then = [f"{label} from {n} on" for n, label in found[1:]]

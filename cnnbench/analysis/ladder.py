@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.analysis import stats
-from cnnbench.config.compose import Job
+from cnnbench.config.composition import Job
 from cnnbench.config.schema import ROLES
 from cnnbench.errors import ConfigError
 from cnnbench.results import decoding

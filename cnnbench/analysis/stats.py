@@ -1,186 +1,279 @@
-"""How sure are we? Intervals, tests, verdicts and budget curves. (imports no torch)"""
+"""Verdicts on pairs of contestants, intervals of a mean, and the difference that a number of seeds can find.
+
+(imports no torch)
+"""
 
 import itertools
 import math
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special  # scipy.stats has the same under names that are better known, and takes a second to import
 
-LEVEL = 0.05
-"""Largest chance of calling any two equal contestants of a comparison different."""
+from cnnbench.analysis import corrections
+from cnnbench.analysis.corrections import LEVEL, Corrected, Floats, Integers
+
+Verdict = Literal["better", "worse", "equivalent", "not distinguishable"]
 
 _POWER = 0.8
-_MOST_SEEDS = 1000
 
-Floats = NDArray[np.float64]
+_Indices = tuple[Integers, Integers]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean: percentile bootstrap with a generator of its own; None for fewer than two values.
+def interval(
+    values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf
+) -> tuple[float, float] | None:
+    """95 % interval of the mean by Student's t: mean +- t(0.975; n - 1) * s / sqrt(n).
 
-    With fewer than about five values it is too narrow; the verdicts do not rest on it.
+    It holds the true mean in 95 % of cases, with 3 values as with 30, and in about 88 % where values are very skewed.
+
+    Args:
+        values: one for each seed.
+        lowest: what no value can be below, such as 0 for an accuracy; the interval is cut off there.
+        highest: what no value can be above.
+
+    Returns:
+        None for fewer than two values.
     """
-    return _interval(tuple(values)) if len(values) > 1 else None
+    n = len(values)
+    if n < 2:
+        return None
+    mean, variance = _moments(values)
+    half = -float(special.stdtrit(n - 1, 0.025)) * math.sqrt(variance / n)
+    return max(mean - half, lowest), min(mean + half, highest)
 
 
-@lru_cache(maxsize=100_000)  # each is shown in several forms
-def _interval(values: tuple[float, ...]) -> tuple[float, float]:
-    # scipy.stats.bootstrap gives the same, but takes ten times as long to prepare for it.
-    drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), (2.5, 97.5))
-    return float(low), float(high)
+def smallest_difference(spread: float, seeds: int, pairs: int = 1) -> float:
+    """Difference that a comparison with this many seeds would find in about 80 % of cases.
+
+        (t(1 - 0.05 / (2 * pairs); f) + t(0.8; f)) * spread * sqrt(2 / seeds)
+        f = (1.75 - 1.5 / seeds) * (seeds - 1)
+
+    f is what gives `verdicts` this power where both contestants spread alike (fitted by simulation: by Student's own
+    2 * (seeds - 1) the power with 3 seeds would be 62 %). With several pairs it is on the safe side, because `verdicts`
+    corrects by less than the number of pairs.
+
+    Args:
+        spread: standard deviation of a single seed's result. An estimate from 3 seeds is often off by a factor of 2,
+            and the difference with it.
+        seeds: of each contestant, at least 2.
+        pairs: how many comparisons there are.
+    """
+    freedom = (1.75 - 1.5 / seeds) * (seeds - 1)
+    quantiles = -special.stdtrit(freedom, LEVEL / (2 * pairs)) + special.stdtrit(freedom, _POWER)
+    return float(quantiles) * spread * math.sqrt(2 / seeds)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two contestants on the seeds that both finished."""
+    """Two contestants, compared by the results of all their finished seeds."""
 
     first: str
     second: str
-    seeds: int
-    """How many seeds both finished."""
-    difference: float | None
-    """Mean of first - second over these seeds."""
-    interval: tuple[float, float] | None
-    """95 % interval of the difference, of this pair alone (Student's t)."""
-    p: float | None
-    """Corrected for the number of pairs (Holm 1979)."""
-    verdict: str
-    """first is `better`, `worse`, or `not distinguishable`."""
-    seeds_needed: int | None = None
-    """About how many seeds would settle it with a chance of 80 %, if difference and spread are as seen; None if that is
-    over 1,000, or can't be said."""
+    seeds: tuple[int, int]
+    """How many seeds the first and the second one finished; they need not be the same seeds."""
+    verdict: Verdict
+    """first is `better`, `worse`, `equivalent` within the margin, or `not distinguishable`."""
+    difference: float | None = None
+    """Mean of first minus mean of second; None if one of them has no result."""
+    spread: float | None = None
+    """Standard deviation of a single seed's result: the root of the mean of both variances."""
+    freedom: float | None = None
+    """Degrees of freedom of the t-test."""
+    raw_interval: tuple[float, float] | None = None
+    """95 % interval of the difference, as if this pair were the only one."""
+    raw_p: float | None = None
+    """p value, as if this pair were the only one."""
+    interval: tuple[float, float] | None = None
+    """Interval of the difference, so much wider for the number of pairs that it leaves out 0 exactly if p is below 5 %.
+
+    It holds the true difference of this pair in at least 95 % of cases, but not those of all pairs at once."""
+    p: float | None = None
+    """p value corrected for the number of pairs; below 5 % the pair has a difference."""
+    within: float | None = None
+    """The smallest margin within which the pair would be equivalent; None if no margin was asked for."""
 
 
 def verdicts(
     samples: Mapping[str, Mapping[int, float]],
     baseline: str | None = None,
     resolution: float = 0.0,
+    margin: float | None = None,
     only: str | None = None,
+    share: float = 1.0,
 ) -> list[Pair]:
-    """Compares each pair, or each with a baseline, by a t-test of the differences paired by seed.
+    """Compares each pair of contestants, or each contestant with a baseline, by guarded Welch t-tests.
 
-    Three seeds say little of a spread, so with more than two contestants each pair's variance is drawn towards that of
-    all pairs, by as much as the pairs agree (Smyth 2004, "Linear models and empirical Bayes methods", section 3; prior
-    mean: the plain mean; prior degrees of freedom: at most half of what the other contestants add). p values are
-    Holm's. By simulation the chance of any false verdict among 2 to 8 equal contestants stays at about 5 %, with equal
-    and with very unequal spreads.
+    The test of a pair uses the seeds of these two contestants alone (see `welch`), so that neither a third one that
+    scatters nor one that is left out changes its raw p value and interval. Seeds are not paired: between the results of
+    different contestants with the same seed there is hardly any correlation, and pairing would cost half the degrees of
+    freedom. With a positive correlation the verdicts are on the safe side.
+
+    The chance that a table contains any false `better` or `worse` is at most 5 %, whatever the spreads: p values of all
+    pairs are corrected by `corrections.all_pairs`, those with a baseline by Holm. The method was chosen by
+    `scripts/simulate_verdicts.py`, before any result was looked at.
+
+    Two one-sided t-tests (Schuirmann 1987) show that a true difference is smaller than `margin`. Their p values are
+    corrected by Holm: the chance that a table contains any false `equivalent` is at most 5 % as well. Of a single pair
+    only one of both can be false. A difference that is significant and yet smaller than the margin is `equivalent`: the
+    margin says which differences don't matter.
+
+    Contestants with the same result for every seed count as one: they change nobody else's p value.
 
     Args:
         samples: for each contestant its result by seed, larger is better.
-        baseline: the contestant that all others are compared with; None compares all pairs.
+        baseline: the contestant that all others are compared with, chosen before its results were known; None compares
+            all pairs.
         resolution: the smallest step of a result, such as 1 / test images; no spread is believed to be below it.
-        only: as `baseline`, for one that was chosen by its result: p values are corrected for all pairs.
+        margin: the smallest difference that matters.
+        only: as `baseline`, for one that was chosen by its results, such as the leader: p values are corrected for all
+            pairs, which covers that choice.
+        share: the part of the 5 % that may be used, for a comparison that is repeated as seeds are added
+            (`sequential.looks`). p values are divided by it, and so are still compared with 5 %.
 
     Returns:
-        Pairs in the order of `samples`; with a baseline it is `second`.
+        Pairs in the order of `samples`; with a baseline it is `second`. Fewer than two results of a contestant give no
+        p value and no interval.
+
+    Raises:
+        ValueError: a result is not finite, or the margin is not positive.
     """
+    if margin is not None and not margin > 0:
+        raise ValueError(f"margin={margin}: it must be above 0.")
+    for name, by_seed in samples.items():
+        for seed, value in by_seed.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name}, seed {seed}: its result is {value}, which can't be compared.")
     names = list(samples)
     fixed = baseline or only
     chosen = list(itertools.combinations(names, 2)) if fixed is None else [(n, fixed) for n in names if n != fixed]
-    family = len(names) * (len(names) - 1) // 2 if only else len(chosen)
-    differences = [
-        [samples[a][s] - samples[b][s] for s in sorted(samples[a].keys() & samples[b].keys())] for a, b in chosen
-    ]
-    testable = [i for i, found in enumerate(differences) if len(found) > 1]
-    tested: dict[int, tuple[float, float, float, float]] = {}
-    if testable:
-        n = np.array([len(differences[i]) for i in testable])
-        mean = np.array([np.mean(differences[i]) for i in testable])
-        variance = np.array([np.var(differences[i], ddof=1) for i in testable])
-        variance, freedom = _moderated(np.maximum(variance, resolution**2), n - 1, len(names))
-        error = np.sqrt(variance / n)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(mean == 0, 0.0, np.abs(mean) / error)
-        corrected, level = holm(2 * special.stdtr(freedom, -t), family)
-        half = special.stdtrit(freedom, 0.975) * error
-        tested = dict(zip(testable, zip(corrected, level, half, np.sqrt(variance), strict=True), strict=True))
+    rows: dict[tuple[tuple[int, float], ...], int] = {}
+    row = {n: rows.setdefault(tuple(sorted(samples[n].items())), len(rows)) for n in names if len(samples[n]) > 1}
+    moments = np.array([_moments([value for _, value in results]) for results in rows]).reshape(-1, 2)
+    tests = welch(moments[:, 0], moments[:, 1], np.array([len(results) for results in rows]), resolution)
+
+    level = LEVEL * share
+    holm = partial(corrections.holm, level=level)
+    if baseline is None:
+        family = np.triu_indices(len(rows), 1)
+        correct = partial(corrections.all_pairs, contestants=len(rows), level=level)
+    else:
+        reference = row.get(baseline, -1)  # with fewer than two results it has no row, and nothing is tested
+        others = np.array([i for i in range(len(rows)) if i != reference], dtype=np.intp)
+        family, correct = (others, np.full_like(others, reference)), holm
+    raw_p = tests.p
+    different = _over(family, raw_p, correct, level)
+    near = None if margin is None else _over(family, tests.p_beyond(margin), holm, level)
+
     pairs = []
-    for i, (a, b) in enumerate(chosen):
-        found = differences[i]
-        if i not in tested:
-            pairs.append(Pair(a, b, len(found), found[0] if found else None, None, None, "not distinguishable"))
+    for a, b in chosen:
+        seeds = len(samples[a]), len(samples[b])
+        if a not in row or b not in row:
+            first, second = (list(samples[name].values()) for name in (a, b))
+            difference = _moments(first)[0] - _moments(second)[0] if first and second else None
+            pairs.append(Pair(a, b, seeds, "not distinguishable", difference))
             continue
-        p, level_, half_, spread = map(float, tested[i])
-        middle = float(np.mean(found))
-        verdict = "not distinguishable" if p >= LEVEL else "better" if middle > 0 else "worse"
-        needed = _seeds_needed(abs(middle), spread, level_, len(found)) if p >= LEVEL else None
-        pairs.append(Pair(a, b, len(found), middle, (middle - half_, middle + half_), p, verdict, needed))
+        at = row[a], row[b]
+        distance, p = float(tests.difference[at]), min(1.0, float(different.p[at]) / share)
+        verdict: Verdict = "not distinguishable"
+        if near is not None and near.p[at] < level:
+            verdict = "equivalent"
+        elif p < LEVEL:
+            verdict = "better" if distance > 0 else "worse"
+        raw, corrected = tests.half(at, LEVEL / 2), tests.half(at, float(different.levels[at]) / 2)
+        pairs.append(
+            Pair(
+                first=a,
+                second=b,
+                seeds=seeds,
+                verdict=verdict,
+                difference=distance,
+                spread=math.sqrt(moments[at, 1].mean()),
+                freedom=float(tests.freedom[at]),
+                raw_interval=(distance - raw, distance + raw),
+                raw_p=float(raw_p[at]),
+                interval=(distance - corrected, distance + corrected),
+                p=p,
+                within=None if near is None else abs(distance) + tests.half(at, float(near.levels[at])),
+            )
+        )
     return pairs
 
 
-def _moderated(variance: Floats, freedom: NDArray[np.int64], contestants: int) -> tuple[Floats, Floats]:
-    """Variances drawn towards their mean, and the degrees of freedom that they then have."""
-    most = (contestants - 2) * float(np.median(freedom)) / 2
-    if len(variance) < 2 or most <= 0 or not variance.all():
-        return variance, freedom.astype(float)
-    logs = np.log(variance) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    disagreement = float(logs.var(ddof=1) - special.polygamma(1, freedom / 2).mean())
-    prior = most
-    if disagreement > float(special.polygamma(1, most / 2)):
-        low, high = 1e-6, most / 2
-        for _ in range(60):  # trigamma falls
-            middle = (low + high) / 2
-            low, high = (middle, high) if special.polygamma(1, middle) > disagreement else (low, middle)
-        prior = 2 * low
-    drawn: Floats = (prior * variance.mean() + freedom * variance) / (prior + freedom)
-    return drawn, np.asarray(prior + freedom, dtype=float)
+class Welch(NamedTuple):
+    """Guarded Welch t-tests of all contestants with each other: arrays of shape (..., contestants, contestants)."""
+
+    difference: Floats
+    """Mean of the row's contestant minus mean of the column's."""
+    error: Floats
+    """Standard error of the difference."""
+    freedom: Floats
+    """Degrees of freedom."""
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided p values of "the true means are equal"."""
+        return np.asarray(2 * special.stdtr(self.freedom, -self._in_errors(np.abs(self.difference))))
+
+    def p_beyond(self, margin: float) -> Floats:
+        """p values of "the true means are at least `margin` apart": the larger one of two one-sided t-tests."""
+        return np.asarray(special.stdtr(self.freedom, self._in_errors(np.abs(self.difference) - margin)))
+
+    def half(self, at: tuple[int, int], tail: float) -> float:
+        """Half the width of the interval of one difference that leaves out `tail` at each side."""
+        return -float(special.stdtrit(self.freedom[at], tail) * self.error[at])
+
+    def _in_errors(self, distance: Floats) -> Floats:
+        beyond = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))  # what any distance is without an error
+        return np.divide(distance, self.error, out=beyond, where=self.error > 0)
 
 
-def holm(p: Floats, family: int | None = None) -> tuple[Floats, Floats]:
-    """Holm's step-down correction (1979), which bounds the chance of any false rejection.
+def welch(mean: Floats, variance: Floats, seeds: Integers, resolution: float = 0.0) -> Welch:
+    """Tests each pair of means by Welch's t-test (1947), with a guard on its degrees of freedom.
+
+    With A = s_a^2 / n_a and B = s_b^2 / n_b of the contestants a and b, and nu = n - 1:
+
+        error e = sqrt(A + B), not below resolution * sqrt((1 / n_a + 1 / n_b) / 2)
+        t = (mean_a - mean_b) / e
+        Welch and Satterthwaite: f = (A + B)^2 / (A^2 / nu_a + B^2 / nu_b)
+        guard: f <- m + (f - m)^2 / (M - m)  with m = min(nu_a, nu_b), M = nu_a + nu_b
+
+    f lies between m (one contestant alone scatters) and M (both do alike). Estimated from few seeds it is often too
+    large: with 3 seeds two very unequal spreads can look alike. So it is moved towards m, unless it is M.
 
     Args:
-        p: p values.
-        family: how many were, or could have been, tested; the others count as not rejected.
-
-    Returns:
-        Corrected p values, and the level that each one is held against.
+        mean: shape (..., contestants).
+        variance: as `mean`, with n - 1 in the denominator.
+        seeds: results of each contestant, at least 2; shape (contestants,).
+        resolution: the smallest step of a result.
     """
-    order = np.argsort(p, kind="stable")
-    factor = (family or len(p)) - np.arange(len(p))
-    corrected, level = np.empty(len(p)), np.empty(len(p))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(factor * p[order]))
-    level[order] = LEVEL / factor
-    return corrected, level
+    part, nu = variance / seeds, np.asarray(seeds - 1, dtype=float)
+    a, b = np.broadcast_arrays(part[..., :, None], part[..., None, :])
+    least, most = np.minimum(nu[:, None], nu), nu[:, None] + nu
+    total = a + b
+    weight = np.divide(a, total, out=np.zeros_like(total), where=total > 0)
+    freedom = 1 / (weight**2 / nu[:, None] + (1 - weight) ** 2 / nu)
+    guarded = np.where(total > 0, least + (freedom - least) ** 2 / (most - least), least)
+    floor = resolution * np.sqrt((1 / seeds[:, None] + 1 / seeds) / 2)
+    return Welch(mean[..., :, None] - mean[..., None, :], np.maximum(np.sqrt(total), floor), guarded)
 
 
-def _seeds_needed(difference: float, spread: float, level: float, seeds: int) -> int | None:
-    if difference == 0 or spread == 0:
-        return None
+def _over(family: _Indices, p: Floats, correct: Callable[[Floats], Corrected], level: float) -> Corrected:
+    """Corrects the p values of a family of pairs; all are given and returned as matrices of contestants.
 
-    def settles(n: int) -> bool:
-        critical = special.stdtrit(n - 1, 1 - level / 2)
-        return bool(1 - special.nctdtr(n - 1, difference / spread * math.sqrt(n), critical) >= _POWER)
-
-    # Power grows with n.
-    found = bisect_left(range(_MOST_SEEDS + 1), True, lo=seeds + 1, key=settles)
-    return found if found <= _MOST_SEEDS else None
-
-
-def expected_best(results: Sequence[float]) -> list[float]:
-    """Expected best of 1, 2, ... N results, drawn from the N given ones without putting any back.
-
-    The unbiased estimator of Tang et al. 2020 ("Showing your work doesn't always work", equation 4): with the results
-    sorted, x_1 <= ... <= x_N, the best of n is x_i in C(i-1, n-1) of C(N, n) draws.
+    Outside the family stand only pairs of contestants with equal results; they are corrected by Bonferroni.
     """
-    ordered, total = sorted(results), len(results)
-    return [
-        sum(x * (math.comb(i, n - 1) / math.comb(total, n)) for i, x in enumerate(ordered) if i >= n - 1)
-        for n in range(1, total + 1)
-    ]
+    pairs = max(1, len(family[0]))
+    whole = Corrected(np.minimum(1, pairs * p), np.full(p.shape, level / pairs))
+    for matrix, corrected in zip(whole, correct(p[family]), strict=True):
+        matrix[family] = matrix[family[::-1]] = corrected
+    return whole
 
 
-def leaders(curves: Mapping[str, Sequence[float]]) -> list[tuple[int, str]]:
-    """Who leads from which number of trials on, as in `[(1, "adam"), (5, "momentum")]`; equals keep the lead."""
-    found: list[tuple[int, str]] = []
-    for n in range(min(map(len, curves.values()), default=0)):
-        best = max(curves, key=lambda name: (curves[name][n], bool(found) and name == found[-1][1]))
-        if not found or found[-1][1] != best:
-            found.append((n + 1, best))
-    return found
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and variance (0 of a single value); of equal values exactly that value and 0."""
+    deviations = np.asarray(values, dtype=float) - values[0]
+    return values[0] + float(deviations.mean()), float(deviations.var(ddof=1)) if len(values) > 1 else 0.0

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cnnbench.config.compose import Composer, Job
+from cnnbench.config.composition import Composer, Job
 from cnnbench.config.spaces import Axis, Params, Space, grid, space_of
 from cnnbench.errors import ConfigError, RecordError, nearest
 from cnnbench.results import decoding, records

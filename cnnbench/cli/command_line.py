@@ -18,8 +18,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         if words and words[0] in COMMANDS:
             return COMMANDS[words[0]](words[1:])
-        if words and "=" not in words[0] and words[0][0] not in "-~":
-            raise ConfigError(f"{words[0]}: neither a command nor KEY=VALUE.{nearest(words[0], list(COMMANDS))}")
+        if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+            raise ConfigError(
+                f"{words[0] or repr('')}: neither a command nor KEY=VALUE.{nearest(words[0], list(COMMANDS))}"
+            )
         return train(words)
     except ConfigError as error:
         print(f"cnnbench: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from cnnbench.analysis.ladder import START, rehearse
 from cnnbench.analysis.tuning import SAMPLERS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
-from cnnbench.config.compose import Job, as_yaml, config_source
+from cnnbench.config.composition import Job, as_yaml, config_source
 from cnnbench.config.schema import ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 

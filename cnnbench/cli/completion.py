@@ -9,7 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from cnnbench.analysis.tuning import SAMPLERS
-from cnnbench.config.compose import GROUPS, config_source
+from cnnbench.config.composition import config_source
+from cnnbench.config.keys import GROUPS
 from cnnbench.errors import ConfigError
 
 SCRIPTS = {

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cnnbench.config.compose import GROUPS, KEYS
+from cnnbench.config.keys import GROUPS, KEYS
 
 if TYPE_CHECKING:
     pass

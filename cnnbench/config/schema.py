@@ -5,6 +5,7 @@ are checked against that class's signature before a run starts; all others are c
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -143,12 +144,13 @@ class Claim:
     metric: str = "best_val_acc"
     """`best_val_acc` or `test_acc`."""
     value: float = 0.0
-    """The claimed accuracy, from 0 to 1."""
+    """The claimed accuracy."""
     source: str = ""
     """Document and section."""
 
     def __post_init__(self) -> None:
         _check(self.metric in ("best_val_acc", "test_acc"), "claims.metric", self.metric, "best_val_acc or test_acc")
+        _check(0 <= self.value <= 1, "claims.value", self.value, "from 0 to 1")
 
 
 @dataclass
@@ -199,7 +201,9 @@ class Update:
         _check(self.accumulate is None or self.accumulate >= 1, "update.accumulate", self.accumulate, "at least 1")
         _check(self.reduction in ("mean", "sum"), "update.reduction", self.reduction, "mean or sum")
         _check(self.batch_size is None or self.batch_size >= 1, "update.batch_size", self.batch_size, "at least 1")
-        _check(self.max_step is None or self.max_step > 0, "update.max_step", self.max_step, "above 0")
+        _check(
+            self.max_step is None or 0 < self.max_step < math.inf, "update.max_step", self.max_step, "a number above 0"
+        )
 
 
 @dataclass
@@ -216,7 +220,7 @@ class Stop:
     def __post_init__(self) -> None:
         _check(self.metric in ("val_loss", "val_acc"), "stop.metric", self.metric, "val_loss or val_acc")
         _check(self.patience is None or self.patience >= 1, "stop.patience", self.patience, "at least 1")
-        _check(self.min_delta >= 0, "stop.min_delta", self.min_delta, "at least 0")
+        _check(0 <= self.min_delta < math.inf, "stop.min_delta", self.min_delta, "at least 0")
 
 
 @dataclass
@@ -338,7 +342,7 @@ class Hardware:
         _check(
             self.precision in ("32-true", "bf16-mixed"), "hardware.precision", self.precision, "32-true or bf16-mixed"
         )
-        _check(self.threads is None or self.threads >= 1, "hardware.threads", self.threads, "at least 1")
+        _check(self.threads is None or 1 <= self.threads <= 1024, "hardware.threads", self.threads, "from 1 to 1024")
         _check(self.devices >= 1, "hardware.devices", self.devices, "at least 1")
         _check(self.nodes >= 1, "hardware.nodes", self.nodes, "at least 1")
 
@@ -377,6 +381,8 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict, metadata=_ASIDE | _SEVERAL)
     """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
     logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
+    callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
+    """Callbacks of Lightning's, each under its name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
     loss: str = "cross_entropy"
@@ -420,10 +426,11 @@ class Config:
         _check(self.workers >= 1, "workers", self.workers, "at least 1")
         one = self.hardware.processes == 1
         _check(one or self.workers == 1, "workers", self.workers, "1 where hardware.devices or hardware.nodes is not")
-        _check(self.clip is None or self.clip > 0, "clip", self.clip, "above 0")
+        _check(self.clip is None or 0 < self.clip < math.inf, "clip", self.clip, "a number above 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")
-        _check(plain, "name", repr(self.name), "a folder's name, without / or :")
+        short = len(os.fsencode(self.name)) <= 255  # what file systems allow
+        _check(plain and short, "name", repr(self.name), "a folder's name of at most 255 bytes, without / or :")
         _check(self.runs_dir != "", "runs_dir", repr(self.runs_dir), "a folder's path")
 
     @property

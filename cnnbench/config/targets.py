@@ -122,14 +122,15 @@ def _returned(function: Any) -> Any:
 def build(group: str, spec: Spec, *given: Any) -> Any:
     """Makes the object: `_target_(*given, **arguments)`; None where `_target_` is null.
 
-    `_partial_: true`, as people write it for optimizers, changes nothing: the missing arguments are `given` here.
+    Two of Hydra's keys change nothing. `_partial_: true`: the missing arguments are `given` here. `_convert_`: lists
+    and dicts are plain Python in any case, because a checkpoint that holds OmegaConf's can't be read again.
 
     Raises:
         ConfigError: the class refuses a value; the message is its own.
     """
     if spec.get("_target_") is None:
         return None
-    called = {"_convert_": "all", "_recursive_": False} | {k: v for k, v in spec.items() if k != "_partial_"}
+    called = {"_recursive_": False} | spec | {"_convert_": "all", "_partial_": False}
     try:
         return instantiate(called | {"_target_": MOVED.get(spec["_target_"], spec["_target_"])}, *given)
     except Exception as error:

@@ -18,18 +18,10 @@ from cnnbench.config.schema import Data
 from cnnbench.data.images import Bytes, ImageSet, Labels
 from cnnbench.errors import ConfigError
 from cnnbench.runtime import collectives
+from cnnbench.runtime.randomness import Stream, derived_seed
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (n, channels, height, width), uint8; labels (n,), int64; positions in the image set (n,), int64."""
-
-
-def derived_seed(seed: int, *path: int) -> int:
-    """A seed of its own for each use: equal inputs give equal seeds, different ones unrelated seeds."""
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
-
-
-# Uses of `derived_seed`.
-_SPLIT, _ORDER, AUGMENT, LAYERS, MIRROR, SEARCH, _HELD_OUT = range(7)
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def split(images: ImageSet, data: Data, seed: int) -> Split:
         return Split(train, test, test)
     labels = images.train_labels[train]
     count = round(len(train) * data.val_fraction)
-    rng = np.random.default_rng(derived_seed(seed, _SPLIT))
+    rng = np.random.default_rng(derived_seed(seed, Stream.SPLIT))
     chosen = _stratified(labels, count, rng, f"data.val_fraction={data.val_fraction:g}")
     rest = np.setdiff1d(np.arange(len(train)), chosen)
     if len(np.unique(labels[rest])) < len(np.unique(labels)):
@@ -221,7 +213,7 @@ class ImageData(pl.LightningDataModule):
 
     def order(self, epoch: int) -> Tensor:
         """The positions of the training images as an epoch (from 0) takes them."""
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, _ORDER, epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, Stream.ORDER, epoch))
         return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
 
     def held_out(self, epoch: int) -> Iterator[Batch]:
@@ -229,7 +221,7 @@ class ImageData(pl.LightningDataModule):
 
         In an order that seed and epoch fix; all of them come before one comes again.
         """
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, _HELD_OUT, epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, Stream.HELD_OUT, epoch))
         there, wanted = self.sizes["val"], -(-self.sizes["train"] // self._batch_size) * self._batch_size
         rounds = [torch.randperm(there, generator=generator) for _ in range(-(-wanted // there))]
         positions = torch.from_numpy(self.split.val)[torch.cat(rounds)[:wanted]]

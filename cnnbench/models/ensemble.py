@@ -23,8 +23,8 @@ class Ensemble(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, members: list[dict[str, Any]]) -> None:
         super().__init__()
-        if not members:
-            raise ConfigError("model.members=[]: name the members, such as model.members=[document_cnn,resnet20].")
+        if not isinstance(members, list) or not members or not all(isinstance(spec, dict) for spec in members):
+            raise ConfigError(f"model.members={members}: must be a list of models, such as [document_cnn,resnet20].")
         for spec in members:
             check("model.members", spec, ("image_shape", "classes"), nn.Module, "a torch.nn.Module")
         self.members = nn.ModuleList(build("model.members", spec, image_shape, classes) for spec in members)

@@ -77,27 +77,31 @@ def costs(comparison: Comparison) -> Sheet:
 
 
 def verdicts(comparison: Comparison) -> Sheet:
-    """Each pair."""
+    """Each pair: its difference and whether that is significant."""
     rows = []
     for pair in comparison.pairs:
-        middle = [*_change(pair), "-" if pair.p is None else _p(pair.p)]
-        verdict = pair.verdict
-        if pair.p is None:
-            needed = "at least 2"
-        elif verdict == "not distinguishable":
-            needed = str(pair.seeds_needed) if pair.seeds_needed else "over 1,000" if pair.difference else "-"
-        else:
-            needed = ""
-        rows.append([pair.first, verdict, pair.second, str(pair.seeds), *middle, needed])
-    columns = ["contestant", "is", "compared with", "seeds", "difference", "95 % interval", "p", "seeds needed"]
+        seeds = str(pair.seeds[0]) if pair.seeds[0] == pair.seeds[1] else f"{pair.seeds[0]}, {pair.seeds[1]}"
+        p = "-" if pair.p is None else _p(pair.p)
+        rows.append([pair.first, pair.verdict, pair.second, seeds, *_change(pair), p, *_finds(pair, comparison)])
+    columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "finds", "with 10 seeds"]
     note = (
-        f"{comparison.judged.capitalize()} in percentage points, paired by seed: t-tests with variances drawn towards "
-        f"their mean (Smyth 2004) and p values corrected for all pairs (Holm 1979); below {stats.LEVEL} a pair is told "
-        f"apart. Seeds needed: to settle it with a chance of 80 %, if difference and spread are as seen."
+        f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
+        f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %. Finds: the "
+        f"difference that this many seeds would find in 80 % of cases, if the spreads are as seen."
     )
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
     return Sheet("Verdicts", columns, rows, note, left=3)
+
+
+def _finds(pair: stats.Pair, comparison: Comparison) -> list[str]:
+    """The smallest difference that the pair's seeds, and that 10 seeds, would find."""
+    if pair.spread is None:
+        return ["-", "-"]
+    count = len(comparison.contestants)
+    pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
+    sizes = (min(pair.seeds), 10)
+    return [f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes]
 
 
 def architectures(comparison: Comparison) -> Sheet:
@@ -140,7 +144,7 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
     columns = ["rung", "adds", "validation", "change", "kept", "test", "parameters", "images seen", "seconds"]
     note = (
         f"Each rung adds to what was kept below it, and is kept if its best validation accuracy is better: a t-test "
-        f"paired by seed, p below {stats.LEVEL} for each rung alone. Change: on the last one kept, in percentage "
+        f"paired by seed, p below 5 % for each rung alone. Change: on the last one kept, in percentage "
         f"points, with 95 % interval. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
     )
     return Sheet("Ladder", columns, rows, note, left=2)
@@ -213,7 +217,7 @@ def _percent(contestant: Contestant, measure: str) -> str:
     values = contestant.measured(measure)
     if not values:
         return "-"
-    bounds = stats.interval(values)
+    bounds = stats.interval(values, 0, 1)
     mean = f"{sum(values) / len(values):.2%}"
     return mean if bounds is None else f"{mean} {_bounds(bounds, '{:.2f}')}"
 

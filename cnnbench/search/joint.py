@@ -1,5 +1,6 @@
 """How are weights and architecture stepped together? Document 0, 3: Theta and H by gradient descent on one loss."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,6 +80,22 @@ class Joint(Classifier):
         cost: cost_weight ln(expected cost / that of H_init), or None.
     """
 
+    architecture: Architecture
+    architecture_optimizer: Optimizer
+
+    _search: Search
+    _held_out: Callable[[int], Iterator[Batch]]
+    _cost: Callable[[], Tensor] | None
+    _logits: list[Tensor]
+    _exact: bool
+    """Whether the second term is computed exactly."""
+    _together: bool
+    """Whether one backward pass has the gradients of both."""
+    _batches: Iterator[Batch]
+    """The epoch's validation batches."""
+    _resumed: dict[str, Any] | None
+    """What `state` gave, until training starts."""
+
     def __init__(
         self,
         *classifier: Any,
@@ -90,31 +107,32 @@ class Joint(Classifier):
         super().__init__(*classifier)
         self.architecture = architecture
         self._search, self._held_out, self._cost = search, held_out, cost
-        self._logits: list[Tensor] = list(architecture.parameters())
+        self._logits = list(architecture.parameters())
         spec = search.optimizer | {"lr": search.lr}
-        self.architecture_optimizer: Optimizer = build("search.optimizer", spec, self._logits)
-        self._exact = sum(weight.numel() for weight in self._moved) <= EXACT
-        self._before: dict[str, Any] | None = None
+        self.architecture_optimizer = build("search.optimizer", spec, self._logits)
+        self._exact = sum(weight.numel() for weight in self._parameters_moved) <= EXACT
         self._together = search.level == "single" and search.order == "first"
+        self._resumed = None
 
     def on_train_start(self) -> None:
-        """Takes back what `state` gave."""
-        if self._before is not None:
-            self.architecture.load_state_dict(self._before["architecture"])
-            self.architecture_optimizer.load_state_dict(self._before["architecture_optimizer"])
+        """Takes back what `state` gave; the architecture itself is part of the module's `state_dict`."""
+        if self._resumed is not None:
+            self.architecture_optimizer.load_state_dict(self._resumed["architecture_optimizer"])
+            for logits, gradient in zip(self._logits, self._resumed.get("architecture_gradients", ()), strict=False):
+                logits.grad = gradient
 
     def on_train_epoch_start(self) -> None:
-        """Begins the epoch's validation batches too."""
+        """Begins the epoch's validation batches too, or goes on with those that are left."""
         super().on_train_epoch_start()
-        self._batches = self._held_out(self.current_epoch)
+        self._batches = itertools.islice(self._held_out(self.current_epoch), self.batches_done, None)
 
     def training_step(self, batch: Batch) -> None:
         """Steps Theta, and H with it or before it."""
         if self._together:  # one backward pass has both gradients
-            if self._epoch.is_first(self.done):
+            if self._epoch.is_first(self.batches_done):
                 self.architecture_optimizer.zero_grad()
             super().training_step(batch)
-            if self._epoch.is_last(self.done - 1):
+            if self._epoch.is_last(self.batches_done - 1):
                 self._step_architecture()
             return
         for logits, gradient in zip(self._logits, self._gradient(batch), strict=True):
@@ -160,16 +178,16 @@ class Joint(Classifier):
         return loss
 
     def state(self) -> dict[str, Any]:
-        """The classifier's, and that of the architecture."""
+        """What a resumed training needs besides the weights, optimizer and schedule of the classifier."""
         return super().state() | {
-            "architecture": self.architecture.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
+            "architecture_gradients": [logits.grad for logits in self._logits],
         }
 
-    def go_on(self, state: dict[str, Any]) -> int:
-        """Takes back what `state` gave, before training goes on."""
-        self._before = state
-        return super().go_on(state)
+    def resume(self, state: dict[str, Any]) -> int:
+        """Takes back what `state` gave, before training starts."""
+        self._resumed = state
+        return super().resume(state)
 
     def _step_architecture(self) -> None:
         if self._cost is not None:

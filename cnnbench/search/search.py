@@ -1,48 +1,39 @@
 """Which architecture does a run train? The search in front of it, of either kind, and what is kept of it."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from cnnbench.config.schema import Config
-from cnnbench.data.datamodule import SEARCH, ImageData, derived_seed, statistics
+from cnnbench.config.schema import Config, Stop
+from cnnbench.config.targets import Spec
+from cnnbench.data.augmentation import Augmentation
+from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
-from cnnbench.errors import CheckpointError, Diverged, Interrupted
+from cnnbench.errors import CheckpointError, Diverged
 from cnnbench.runtime import files
-from cnnbench.runtime.progress import REFRESH, Screen
+from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.search.joint import Joint
-from cnnbench.search.space import Choice, Cost, derived, searched, words
+from cnnbench.search.space import Choice, Cost, Layer, derived, searched, words
 from cnnbench.search.supernet import Architecture, SuperNetwork
-from cnnbench.training import checkpoints, optimizers, parts, regularizers
-from cnnbench.training.module import Classifier
-
-State = dict[str, Any]
-"""Of a training after an epoch, as `_Watch` puts it together."""
+from cnnbench.training import checkpoints, parts, regularizers
+from cnnbench.training.module import Classifier, Epoch
+from cnnbench.training.training import State, Surroundings, Training
 
 Found = dict[str, Any]
 """A `records.Search` as plain values, as a checkpoint can hold them."""
 
 
 def search(
-    config: Config,
-    images: ImageSet,
-    data: ImageData,
-    folder: Path,
-    screen: Screen,
-    received: list[int],
-    keep: Callable[[Found], None],
+    config: Config, images: ImageSet, data: ImageData, surroundings: Surroundings, keep: Callable[[Found], None]
 ) -> Found:
-    """Searches, or goes on where an earlier search was stopped, or finds it done.
+    """Searches, resumes an earlier search, or finds it done.
 
     Leaves `conf/model/searched.yaml` in the run's folder: the model for `--config-dir FOLDER/conf model=searched`.
 
@@ -50,32 +41,54 @@ def search(
         config: of the run.
         images: all images.
         data: split and batches.
-        folder: the run's.
-        screen: where it shows how it is getting on.
-        received: signals, to be acted on between two steps.
+        surroundings: the run's folder, screen and signals.
         keep: gets what is found so far, after each epoch.
 
     Raises:
         Diverged: the loss of the super-network, or of all random architectures, became infinite or undefined.
-        Interrupted: by a signal.
+        Interrupted: a signal was received.
     """
-    searching = (_Joint if config.search.method == "joint" else _Random)(config, images, data, folder, screen, received)
-    state = searching.before()
+    kind = _Joint if config.search.method == "joint" else _Random
+    searching = kind(config, images, data, surroundings, keep)
+    state = searching.resume()
     if searching.found["model"] is None:
-        searching.run(state, keep)
+        searching.run(state)
     found = searching.found
     keep(found)
-    screen.say(f"{folder.name}: found {found['architecture']} ({found['image_passes']:,} image passes)")
+    surroundings.screen.say(
+        f"{surroundings.folder.name}: found {found['architecture']} ({found['image_passes']:,} image passes)"
+    )
     return found
 
 
 class _Search:
-    """What both kinds of search share: the space, its costs, trainings that can be gone on with, and the files."""
+    """What both kinds of search share: the space, its costs, trainings, and the files."""
+
+    config: Config
+    data: ImageData
+    surroundings: Surroundings
+    keep: Callable[[Found], None]
+    layers: list[Layer]
+    classes: int
+    model: Spec
+    """The model's config with the regularizer's part."""
+    costs: Cost
+    cost_of_start: float
+    epoch: Epoch
+    mean: list[float]
+    deviation: list[float]
+    augment: Augmentation | None
+    found: Found
 
     def __init__(
-        self, config: Config, images: ImageSet, data: ImageData, folder: Path, screen: Screen, received: list[int]
+        self,
+        config: Config,
+        images: ImageSet,
+        data: ImageData,
+        surroundings: Surroundings,
+        keep: Callable[[Found], None],
     ) -> None:
-        self.config, self.data, self.folder, self.screen, self.received = config, data, folder, screen, received
+        self.config, self.data, self.surroundings, self.keep = config, data, surroundings, keep
         self.layers = searched(config.model, config.search, data.image_shape)
         self.classes = len(images.classes)
         self.model = regularizers.put_in(config.regularizer, config.model)
@@ -84,7 +97,7 @@ class _Search:
         self.epoch = parts.epoch_of(config, data)
         self.mean, self.deviation = statistics(images.train, data.split.train, config.data.normalize)
         self.augment = parts.make_augmentation(config, len(images.train), self.mean)
-        self.found: Found = {
+        self.found = {
             "method": config.search.method,
             "history": [],
             "image_passes": 0,
@@ -97,57 +110,58 @@ class _Search:
 
     @property
     def path(self) -> Path:
-        """Holds what has been found, and the state of the training under way."""
-        return self.folder / "search.ckpt"
+        """The file of what has been found, and of the state of the training under way."""
+        return self.surroundings.folder / "search.ckpt"
 
-    def before(self) -> State | None:
-        """The state of the training that an earlier process had under way; takes over what it had found."""
+    def resume(self) -> State | None:
+        """Takes over what an earlier process had found. Returns the state of the training that it had under way."""
         if not self.path.exists():
             return None
         try:
-            kept = checkpoints.read(self.path)
+            saved = checkpoints.read(self.path)
+            state = State.of(saved["training"]) if saved["training"] else None
         except CheckpointError as error:
-            self.screen.say(f"warning: {error}; the search starts anew")
+            self.surroundings.screen.say(f"warning: {error}; the search starts anew")
             return None
-        self.found = kept["found"]
-        state: State | None = kept["training"]
+        self.found = saved["found"]
         return state
 
-    def save(self, training: State | None, keep: Callable[[Found], None]) -> None:
-        """Keeps what has been found so far."""
-        checkpoints.write(self.path, {"found": self.found, "training": training})
-        keep(self.found)
+    def save(self, training: State | None) -> None:
+        """Writes what has been found so far, and the state of the training under way."""
+        checkpoints.write(self.path, {"found": self.found, "training": training and vars(training)})
+        self.keep(self.found)
 
-    def end(self, choices: list[Choice], keep: Callable[[Found], None]) -> None:
+    def end(self, choices: list[Choice]) -> None:
         """Writes down what was found."""
         model = derived(self.config.model, self.layers, choices)
         self.found |= {"architecture": words(model, self.layers), "model": model}
         text = f"# Found by search={self.found['method']}: {self.found['architecture']}\n"
         text += OmegaConf.to_yaml(OmegaConf.create(model))
-        place = self.folder / "conf" / "model"
+        place = self.surroundings.folder / "conf" / "model"
         place.mkdir(parents=True, exist_ok=True)
         files.write_whole(place / "searched.yaml", lambda file: file.write(text.encode()))
-        self.save(None, keep)
+        self.save(None)
 
     def train(
-        self, module: Classifier, epochs: int, before: State | None, behind: int, after: Callable[[State], None]
+        self,
+        module: Classifier,
+        epochs: int,
+        state: State | None,
+        epoch_ended: Callable[[State], None],
+        epochs_done: int = 0,
     ) -> None:
-        """Trains for so many epochs, the rest of them if there is a state from before; `after` each the state now.
+        """Trains for so many epochs, or for those that are left of a state.
 
         Args:
             module: what is trained.
             epochs: in all.
-            before: the state after an epoch.
-            behind: epochs of earlier trainings, for the screen.
-            after: is called after each epoch.
+            state: where an earlier process stopped, or None.
+            epoch_ended: keeps the state after each epoch.
+            epochs_done: of earlier trainings, for the screen.
         """
-        if before:
-            module.go_on(before["module"])
-        watch = _Watch(self, module, before, behind, after)
-        trainer = parts.make_trainer(replace(self.config, epochs=epochs), [watch], self.folder)
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        progress.processed = progress.completed = len(module.history)
-        trainer.fit(module, datamodule=self.data)
+        config = replace(self.config, epochs=epochs, stop=Stop())
+        surroundings = replace(self.surroundings, epochs_done=epochs_done)
+        Training(config, module, self.data, surroundings, state, self.save, epoch_ended).train()
 
     def parts_of(self, network: nn.Module, epochs: int) -> tuple[Any, ...]:
         """What a `Classifier` of this network is made of."""
@@ -159,9 +173,9 @@ class _Search:
 class _Joint(_Search):
     """One super-network, trained once."""
 
-    def run(self, before: State | None, keep: Callable[[Found], None]) -> None:
+    def run(self, state: State | None) -> None:
         config, settings, epochs = self.config, self.config.search, self.config.search_epochs
-        torch.manual_seed(derived_seed(config.seed, SEARCH))
+        torch.manual_seed(derived_seed(config.seed, Stream.SEARCH))
         architecture = Architecture(self.layers, settings.margin)
         network = SuperNetwork(self.model, self.data.image_shape, self.classes, self.layers, architecture)
 
@@ -177,7 +191,7 @@ class _Joint(_Search):
             cost=cost if settings.cost_weight else None,
         )
 
-        def after(state: State) -> None:
+        def epoch_ended(state: State) -> None:
             row = module.history[-1]
             passes = self.epoch.images * settings.passes
             with torch.no_grad():
@@ -201,16 +215,16 @@ class _Joint(_Search):
             self.found["image_passes"] += passes
             self.found["seconds"] += row["seconds"]
             self.found["entropy"] = architecture.entropy()
-            self.save(state, keep)
+            self.save(state)
 
         if len(self.found["history"]) < epochs:
             try:
-                self.train(module, epochs, before, 0, after)
+                self.train(module, epochs, state, epoch_ended)
             except Diverged as error:
                 raise Diverged(f"in the search {error}") from None
-        elif before:
-            architecture.load_state_dict(before["module"]["architecture"])
-        self.end(architecture.chosen(), keep)
+        elif state:  # the process was killed between the last epoch and the end
+            module.load_state_dict(state.lightning["state_dict"])
+        self.end(architecture.chosen())
 
 
 class _Random(_Search):
@@ -220,22 +234,22 @@ class _Random(_Search):
     row and is not taken.
     """
 
-    def run(self, before: State | None, keep: Callable[[Found], None]) -> None:
+    def run(self, state: State | None) -> None:
         trials, epochs = self.config.trials
         drawn = self._drawn(trials)
         for number in range(len(self.found["history"]), len(drawn)):
-            self._try(number, drawn[number], epochs, before, keep)
-            before = None
+            self._try(number, drawn[number], epochs, state)
+            state = None
         scores = [row["score"] for row in self.found["history"]]
         best = min((score for score in scores if score is not None), default=None)
         if best is None:
             raise Diverged(f"the loss of all {trials} random architectures became infinite or undefined")
-        self.end(drawn[scores.index(best)], keep)
+        self.end(drawn[scores.index(best)])
 
     def _drawn(self, count: int) -> list[list[Choice]]:
         """So many different architectures, or all that there are."""
         lists = [(layer, key, values) for layer in self.layers for key, values in layer.candidates.items()]
-        rng = np.random.default_rng(derived_seed(self.config.seed, SEARCH))
+        rng = np.random.default_rng(derived_seed(self.config.seed, Stream.SEARCH))
         there = math.prod(len(values) for _, _, values in lists)
         drawn: dict[tuple[int, ...], list[Choice]] = {}
         while len(drawn) < min(count, there):
@@ -246,21 +260,16 @@ class _Random(_Search):
             drawn[picked] = list(choices.values())
         return list(drawn.values())
 
-    def _try(
-        self, number: int, choices: list[Choice], epochs: int, before: State | None, keep: Callable[[Found], None]
-    ) -> None:
-        torch.manual_seed(derived_seed(self.config.seed, SEARCH, number))
+    def _try(self, number: int, choices: list[Choice], epochs: int, state: State | None) -> None:
+        torch.manual_seed(derived_seed(self.config.seed, Stream.SEARCH, number))
         model = derived(self.config.model, self.layers, choices)
         network = parts.make_model(replace(self.config, model=model), self.data.image_shape, self.classes)
         module = Classifier(*self.parts_of(network, epochs))
         diverged = False
-        if before is None or len(before["module"]["history"]) < epochs:
-            try:
-                self.train(module, epochs, before, number * epochs, lambda state: self.save(state, keep))
-            except Diverged:
-                diverged = True
-        else:
-            module.go_on(before["module"])
+        try:
+            self.train(module, epochs, state, self.save, epochs_done=number * epochs)
+        except Diverged:
+            diverged = True
         history, costs, score = module.history, self.costs.of(choices), None
         if not diverged:
             relative = math.log(costs[self.config.search.cost] / self.cost_of_start)
@@ -278,46 +287,4 @@ class _Random(_Search):
         self.found["history"].append(row)
         for key in ("image_passes", "seconds"):
             self.found[key] += row[key]
-        self.save(None, keep)
-
-
-class _Watch(Checkpoint):
-    """Between Lightning's loop and a search: the screen and signals after batches, the state after epochs."""
-
-    def __init__(
-        self, search: _Search, module: Classifier, before: State | None, behind: int, after: Callable[[State], None]
-    ) -> None:
-        self._search, self._module, self._before, self._behind, self._after = search, module, before, behind, after
-        self._looked = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._before:
-            self._module.model.load_state_dict(self._before["model"])
-            optimizers.take_back(trainer.optimizers[0], self._before["optimizer"])
-            self._module.schedule.load_state_dict(self._before["schedule"])
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        self._heed_signals()
-        screen, now = self._search.screen, time.perf_counter()
-        if screen.visible and now - self._looked >= REFRESH:
-            self._looked = now
-            share = self._module.done / self._search.epoch.batches
-            screen.step(self._behind + trainer.current_epoch + share, *self._module.running())
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        state = {
-            "model": self._module.model.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
-            "schedule": self._module.schedule.state_dict(),
-            "module": self._module.state(),
-        }
-        self._after(state)
-        row = self._module.history[-1]
-        self._search.screen.epoch(row | {"epoch": self._behind + row["epoch"]})
-        self._heed_signals()
-
-    def _heed_signals(self) -> None:
-        if self._search.received:
-            raise Interrupted(self._search.received[0])
+        self.save(None)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cnnbench.analysis.comparison import compare
 from cnnbench.analysis.ladder import START, JobsOf, Ladder, Rung, judge
-from cnnbench.config.compose import Engine, Job
+from cnnbench.config.composition import Job
+from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.report.terminal import show
 from cnnbench.results.records import Record

@@ -1,84 +1,114 @@
-"""How do other engines carry a sweep's runs to other machines? Each run is a job of one of Hydra's launcher plugins.
+"""The engines that carry a sweep's runs to other machines: submitit (Slurm, or processes of this machine) and Ray.
 
-The jobs are composed and checked before; the plugin gets their numbers. What a run leaves is read from its record, so
-all machines must see the working folder, the data and `runs_dir` under the same paths.
+The runs are composed and checked before they are launched. What a run leaves is read from its record, so all machines
+must see the working folder, the data and `runs_dir` under the same paths.
 """
 
+import contextlib
+import io
 import os
 import signal
-from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from typing import Any, Protocol
 
-from hydra._internal.callbacks import Callbacks
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
-
-from cnnbench.config.compose import Engine, Job
+from cnnbench.config.composition import Job
+from cnnbench.config.engines import Engine, Ray, SubmititLocal, SubmititSlurm
 from cnnbench.data.images import load
-from cnnbench.errors import Busy, ConfigError, Interrupted
+from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep
+from cnnbench.runtime.signals import collected_signals
 from cnnbench.sweeps.run import finished, folder_of, run
 from cnnbench.sweeps.workers import Ended, Task
 
 Outcome = tuple[int, str, str]
 """What `Ended` says besides the task: exit code, word, message."""
 
+_TIME_UP: Outcome = (1, "", "its time was up")
+
+_QUEUE_SECONDS = 15
+"""Seconds between two calls of squeue, which burdens the cluster's controller. Only a lost run is noticed by it."""
+
 
 def elsewhere(tasks: deque[Task], workers: int, engine: Engine, sweep: Sweep) -> Generator[Ended, None, None]:
-    """Gives `tasks` to an engine: all at once, but to `submitit_local`, which has no queue, `workers` at a time.
+    """Runs `tasks` on an engine; what is appended meanwhile is run too. Finished runs are not launched again.
 
-    On Ctrl-C or SIGTERM the runs under way are told to stop and waited for.
+    When the caller closes the iterator, or on Ctrl-C or SIGTERM, the runs under way are told to stop and waited for.
+
+    Args:
+        tasks: the runs.
+        workers: runs at a time with `submitit_local`; the other engines have a queue of their own.
+        engine: where they run.
+        sweep: the screen.
 
     Yields:
-        Each run when all that were launched with it have ended. What was finished before isn't launched.
+        Each run as it ends.
 
     Raises:
-        ConfigError: the engine refuses to launch anything.
+        ConfigError: the engine refuses the runs.
     """
-    local = engine.name == "submitit_local"
-    line = sweep.line()
-    while tasks:
-        batch: list[Task] = []
-        while tasks and (not local or len(batch) < workers):
-            task = tasks.popleft()
-            if finished(folder_of(*task), task[0].config):
-                run(*task, line)  # says so
-                yield Ended(task, 0)
-            else:
-                batch.append(task)
-        if batch:
-            threads = max((os.cpu_count() or 1) // workers, 1) if local else None
-            outcomes = _launch(_Runs([job for job, _ in batch], Path.cwd(), threads), engine)
-            for task, outcome in zip(batch, outcomes, strict=True):
-                yield Ended(task, *outcome)
+    settings, line = engine.settings, sweep.line()
+    carrier: _Carrier = _Ray(settings) if isinstance(settings, Ray) else _Submitit(settings, workers)
+    places = workers if engine.name == "submitit_local" else sys.maxsize
+    resumes = 0 if isinstance(settings, Ray) else settings.max_num_timeout
+    resumed: Counter[Path] = Counter()
+    active: dict[Any, Task] = {}
+    try:
+        while tasks or active:
+            batch: list[Task] = []
+            while tasks and len(active) + len(batch) < places:
+                task = tasks.popleft()
+                if finished(folder_of(*task), task[0].config):
+                    run(*task, line)  # says so
+                    yield Ended(task, 0)
+                else:
+                    batch.append(task)
+            # A signal amid a call of the engine's would lose jobs that were just submitted, and Ray answers with exit
+            # code 1: it waits until the call has returned.
+            with collected_signals() as received:
+                if batch:
+                    try:
+                        active |= zip(carrier.submit([job for job, _ in batch]), batch, strict=True)
+                    except Exception as error:
+                        raise ConfigError(f"hydra/launcher={engine.name}: {_first_line(error)}") from error
+                ended = carrier.ended(list(active)) if active else []
+            for signum in received:
+                signal.raise_signal(signum)
+            for handle, outcome in ended:
+                task = active.pop(handle)
+                path = folder_of(*task)
+                if outcome == _TIME_UP and resumed[path] < resumes:
+                    resumed[path] += 1
+                    tasks.append(task)
+                else:
+                    yield Ended(task, *outcome)
+    finally:
+        carrier.close(list(active))
 
 
 @dataclass
-class _Runs:
-    """What the engine calls on the other machine, once for each job."""
+class _Run:
+    """What an engine calls on the other machine, once for each run."""
 
-    jobs: list[Job]
+    job: Job
     folder: Path
-    threads: int | None
+    threads: int | None = None
 
-    def __call__(self, _: DictConfig) -> Outcome:
+    def __call__(self) -> Outcome:
         os.chdir(self.folder)
-        # Slurm's time is nearly up. submitit would raise an error amid the run, and a resumable run would have failed.
-        signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
         if self.threads is not None:
             import torch
 
             torch.set_num_threads(self.threads)
-        job = self.jobs[HydraConfig.get().job.num]
         try:
-            run(job, load(job.config.data), _Log())
+            run(self.job, load(self.job.config.data), _Log())
         except Busy as busy:
             return 0, "busy", str(busy)
         except OSError as error:
@@ -109,93 +139,153 @@ class _Log:
     def finish(self) -> None: ...
 
 
-def _launch(runs: _Runs, engine: Engine) -> list[Outcome]:
-    config = engine.config
-    if engine.name == "ray":
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment per worker
-        with open_dict(config):
-            quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-            config.hydra.launcher.ray.init = quiet | dict(config.hydra.launcher.ray.init)
-    try:
-        context = HydraContext(config_loader=engine.loader, callbacks=Callbacks(config))
-        launcher = Plugins.instance().instantiate_launcher(context, runs, config)
-        with _patient(engine.name):
-            returned: Any = launcher.launch([[] for _ in runs.jobs], initial_job_idx=0)
-    except Exception as error:
-        raise ConfigError(f"hydra/launcher={engine.name}: {_first_line(error)}") from error
-    return [(1, "", _first_line(r)) if isinstance(r, Exception) else r.return_value for r in returned]
+class _Carrier(Protocol):
+    """One engine, as `elsewhere` uses it. A handle stands for one run."""
+
+    def submit(self, jobs: list[Job]) -> list[Any]:
+        """Hands over runs, and returns their handles."""
+
+    def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
+        """The runs that have ended; returns after about a second."""
+
+    def close(self, handles: list[Any]) -> None:
+        """Stops these runs, waits for them, and leaves the engine."""
 
 
-@contextmanager
-def _patient(name: str) -> Iterator[None]:
-    """Both plugins give up at the first job that is lost. Here its error is its outcome, and the others are waited for.
+class _Submitit:
+    """Runs as submitit's jobs.
 
-    Neither do they stop what they started when they are interrupted.
+    A run has ended when its result is there, and is lost when its job is gone without one. submitit would ask `sacct`
+    for that, which needs an accounting that many clusters don't have.
     """
-    if name.startswith("submitit"):
+
+    def __init__(self, settings: SubmititLocal, workers: int) -> None:
+        self._settings = settings
+        self._slurm = isinstance(settings, SubmititSlurm)
+        self._threads = settings.cpus_per_task
+        if self._threads is None and not self._slurm:
+            self._threads = max((os.cpu_count() or 1) // workers, 1)
+        self._next_look = 0.0
+        self._gone: set[str] = set()
+
+    def submit(self, jobs: list[Job]) -> list[Any]:
         import submitit
 
-        jobs: list[Any] = []
-        submit, results = submitit.AutoExecutor.map_array, submitit.Job.results
+        general = {field.name for field in fields(SubmititLocal)}
+        given = asdict(self._settings)
+        folder = given.pop("submitit_folder")
+        del given["max_num_timeout"]  # submitit's own way would lose what was computed since the last checkpoint
+        executor = submitit.AutoExecutor(folder, cluster="slurm" if self._slurm else "local")
+        executor.update_parameters(**{key if key in general else f"slurm_{key}": given[key] for key in given})
+        # Ctrl-C on a terminal reaches all processes started from it. `close` tells them: once is enough.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's complaint, which is in the error too
+                runs = [partial(_as_job, _Run(job, Path.cwd(), self._threads)) for job in jobs]
+                return list(executor.submit_array(runs))
+        finally:
+            signal.signal(signal.SIGINT, before)
 
-        def submitted(*arguments: Any) -> list[Any]:
-            # Ctrl-C on a terminal reaches all processes started from it, and is passed on below: once is enough.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                jobs.extend(submit(*arguments))
-            finally:
-                signal.signal(signal.SIGINT, before)
-            return jobs
+    def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
+        time.sleep(1)
+        lost: set[str] = set()
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + (_QUEUE_SECONDS if self._slurm else 0)
+            # Gone twice: on a network file system a result may appear later than its job is gone.
+            gone = {job.job_id for job in handles} - self._alive(handles)
+            lost, self._gone = gone & self._gone, gone
+        return [(job, self._outcome(job)) for job in handles if _has_result(job) or job.job_id in lost]
 
-        def spared(job: Any) -> list[Any]:
-            try:
-                return list(results(job))
-            except submitit.core.utils.UncompletedJobError:
-                return [RuntimeError(f"its log is {job.paths.stderr}")]
+    def close(self, handles: list[Any]) -> None:
+        if not handles:
+            return
+        if self._slurm:
+            subprocess.run(["scancel", "--quiet", *(job.job_id for job in handles)], check=False)
+        else:
+            for number in self._alive(handles):  # submitit's own way leaves a second to save a checkpoint
+                os.kill(int(number), signal.SIGTERM)
+        while self._alive(handles):
+            time.sleep(1)
 
-        with patch.object(submitit.AutoExecutor, "map_array", submitted), patch.object(submitit.Job, "results", spared):
-            try:
-                yield
-            except (KeyboardInterrupt, SystemExit):
-                for job in jobs:
-                    if name == "submitit_local":  # its own way of cancelling leaves a second to save a checkpoint
-                        if not job.done():
-                            os.kill(int(job.job_id), signal.SIGTERM)
-                    else:
-                        job.cancel()
-                for job in jobs:
-                    job.wait()
-                raise
-    elif name == "ray":
+    def _alive(self, handles: list[Any]) -> set[str]:
+        """The numbers of those jobs that wait or run."""
+        if not self._slurm:
+            return {job.job_id for job in handles if not job.done()}
+        numbers = {job.job_id for job in handles}
+        command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+        queue = subprocess.run(command, capture_output=True, text=True, check=False)
+        return numbers & set(queue.stdout.split()) if queue.returncode == 0 else numbers
+
+    def _outcome(self, job: Any) -> Outcome:
+        if _has_result(job) and job.exception() is None:
+            outcome: Outcome = job.results()[0]
+            return outcome
+        paths = job.task(0).paths
+        return 1, "", f"its log is {paths.stdout if self._settings.stderr_to_stdout else paths.stderr}"
+
+
+def _has_result(job: Any) -> bool:
+    return all(job.task(number).paths.result_pickle.exists() for number in range(job.num_tasks))
+
+
+def _as_job(run: _Run) -> Outcome:
+    """A run inside submitit's job, whose handlers of signals would break it off without a checkpoint."""
+    times_up: list[int] = []
+
+    def stop(signum: int, _: object) -> None:
+        times_up.append(signum)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGUSR2, stop)
+    outcome = run()
+    return _TIME_UP if times_up and outcome[0] else outcome
+
+
+class _Ray:
+    """Runs as Ray's tasks."""
+
+    def __init__(self, settings: Ray) -> None:
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment per worker
         import ray
-        from hydra_plugins.hydra_ray_launcher import _core
 
-        references: list[Any] = []
-        get, start, on_term = ray.get, _core.launch_job_on_ray, signal.getsignal(signal.SIGTERM)
+        self._settings, self._ray = settings.ray, ray
+        allowed = [key for key in signature(ray.init).parameters if key != "kwargs"]
+        for key in self._settings.init:
+            if key not in allowed and not key.startswith("_"):
+                raise ConfigError(
+                    f"hydra.launcher.ray.init.{key}: ray.init has no such argument.{nearest(key, allowed)}"
+                )
 
-        def started(*arguments: Any) -> Any:
-            signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in its place
-            references.append(start(*arguments))
-            return references[-1]
-
-        def got(reference: Any, **keywords: Any) -> Any:
+    def submit(self, jobs: list[Job]) -> list[Any]:
+        task = self._ray.remote(**self._settings.remote)(_Run.__call__)
+        if not self._ray.is_initialized():
+            before = signal.getsignal(signal.SIGTERM)
             try:
-                return get(reference, **keywords)
-            except ray.exceptions.RayError as error:
-                if any(reference is one for one in references):
-                    return error
-                raise
+                self._ray.init(**self._settings.init)
+            except SystemExit:  # the handler that Ray puts in place of ours
+                raise SystemExit(143) from None
+            finally:
+                signal.signal(signal.SIGTERM, before)
+        return [task.remote(_Run(job, Path.cwd())) for job in jobs]
 
-        with patch.object(_core, "launch_job_on_ray", started), patch.object(ray, "get", got):
-            try:
-                yield
-            except (KeyboardInterrupt, SystemExit):
-                for reference in references:
-                    ray.cancel(reference)
-                ray.wait(references, num_returns=len(references), timeout=60)
-                raise
-    else:
-        yield
+    def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
+        done, _ = self._ray.wait(handles, num_returns=len(handles), timeout=1)
+        return [(handle, self._outcome(handle)) for handle in done]
+
+    def close(self, handles: list[Any]) -> None:
+        for handle in handles:
+            self._ray.cancel(handle)
+        if handles:
+            self._ray.wait(handles, num_returns=len(handles), timeout=60)
+        self._ray.shutdown()
+
+    def _outcome(self, handle: Any) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(handle)
+        except self._ray.exceptions.RayError as error:
+            return 1, "", _first_line(error)
+        return outcome
 
 
 def _first_line(error: Exception) -> str:

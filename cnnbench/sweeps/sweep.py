@@ -10,7 +10,8 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from cnnbench.analysis.comparison import compare
-from cnnbench.config.compose import Engine, Job
+from cnnbench.config.composition import Job
+from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
 from cnnbench.report.terminal import show

@@ -18,7 +18,8 @@ from filelock import FileLock
 from cnnbench.analysis import tuning
 from cnnbench.analysis.comparison import compare, load, load_tuning
 from cnnbench.analysis.tuning import Entry, Plan, words_of
-from cnnbench.config.compose import Composer, Engine, Job
+from cnnbench.config.composition import Composer, Job
+from cnnbench.config.engines import Engine
 from cnnbench.config.spaces import Axis, Params, grid
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError

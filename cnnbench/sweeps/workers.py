@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.config.compose import Job
+from cnnbench.config.composition import Job
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, Interrupted
 from cnnbench.runtime.progress import Line, Sweep

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.loggers import WandbLogger
 from torch.utils.tensorboard.summary import hparams as summaries
 
@@ -65,10 +66,11 @@ class Wandb(WandbLogger):
         self.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
-class Loggers:
-    """The loggers of a run, to be used in a `with`. One that fails is left out from then on, with a warning.
+class Loggers(LightningLogger):
+    """All loggers of a run as one of Lightning's, so that callbacks log to them too. To be used in a `with`.
 
-    Each process that takes up the run gives all epochs again, since a killed one leaves logs with gaps.
+    A logger that fails is left out from then on, with a warning. Each process that takes up the run logs all epochs
+    again, since a killed one leaves logs with gaps.
 
     Args:
         config: of the run.
@@ -81,16 +83,21 @@ class Loggers:
         OSError: the disk is full or can't be written; so too in all methods.
     """
 
+    _folder: Path
+    _screen: Screen
+    _loggers: dict[str, Logger]
+
     def __init__(
         self, config: Config, choices: dict[str, str], folder: Path, history: list[dict[str, float]], screen: Screen
     ) -> None:
-        self._screen = screen
-        self._loggers: dict[str, Logger] = {}
+        super().__init__()
+        self._folder, self._screen = folder, screen
+        self._loggers = {}
         places = {"{folder}": str(folder), "{run}": folder.name, "{name}": config.name}
         for name, spec in config.logger.items():
             with self._spared(name):
                 self._loggers[name] = build(f"logger.{name}", _filled(spec, places))
-        self._all("log_hyperparams", hyperparameters(config, choices))
+        self.log_hyperparams(hyperparameters(config, choices))
         for row in history:
             self.epoch(row)
 
@@ -100,20 +107,39 @@ class Loggers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._all("finalize", "success" if kind is None else "failed")
 
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return self._folder.name
+
+    @property
+    def version(self) -> str:
+        """Nothing: a run has a folder of its own."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder, where callbacks write."""
+        return str(self._folder)
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Logs hyperparameters to each logger."""
+        self._all("log_hyperparams", params)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Logs numbers to each logger: those of an epoch, of the whole run, or of a callback's step."""
+        self._all("log_metrics", metrics, step)
+
     def epoch(self, row: dict[str, float]) -> None:
         """Logs a row of the record's history."""
-        self.figures({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
+        self.log_metrics({key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"]))
 
     def search(self, history: Sequence[SearchEpoch | SearchTrial]) -> None:
         """Logs the epochs or trials of a search: `search/conv1/kernel_size/5` is a probability."""
         for number, row in enumerate(history, 1):
             flat = identity.flat(asdict(row))
             named = {key.removeprefix("probabilities.").replace(".", "/"): v for key, v in flat.items()}
-            self.figures({f"search/{key}": v for key, v in named.items() if isinstance(v, int | float)}, number)
-
-    def figures(self, figures: dict[str, float], epoch: int) -> None:
-        """Logs what came out of an epoch, or of the run."""
-        self._all("log_metrics", figures, epoch)
+            self.log_metrics({f"search/{key}": v for key, v in named.items() if isinstance(v, int | float)}, number)
 
     def _all(self, method: str, *arguments: object) -> None:
         for name, logger in list(self._loggers.items()):

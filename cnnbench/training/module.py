@@ -1,4 +1,4 @@
-"""What is one training step? Whatever is measured on the way costs no look at the device."""
+"""The training step, and the sums that become an epoch's row. Nothing here synchronises with the GPU within a step."""
 
 import math
 import time
@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 
 from cnnbench.config.schema import Regularizer
 from cnnbench.data.augmentation import Augmentation, mixing
-from cnnbench.data.datamodule import AUGMENT, LAYERS, Batch, derived_seed
+from cnnbench.data.datamodule import Batch
 from cnnbench.errors import Diverged
 from cnnbench.runtime import collectives
+from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import regularizers
-from cnnbench.training.optimizers import averaged, averages
+from cnnbench.training.optimizers import averaged
 from cnnbench.training.schedules import Schedule
 
 Row = dict[str, float]
@@ -29,11 +30,12 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Epoch:
-    """How an epoch's images fall into batches, and batches into steps."""
+    """How an epoch's images are divided into batches, and batches into steps."""
 
     images: int
     """Training images."""
     batch_size: int
+    """Images in a batch; the last one of an epoch may be smaller."""
     accumulate: int
     """Batches whose gradients make one step; the last step of an epoch may have fewer."""
     reduction: str = "mean"
@@ -54,7 +56,7 @@ class Epoch:
         return min(self.batch_size, self.images - index * self.batch_size)
 
     def weight(self, index: int, size: int) -> float:
-        """What the mean loss of `size` images of batch `index` counts for in the gradient of its step.
+        """The factor of the mean loss of `size` images of batch `index` in the gradient of its step.
 
         With `mean` every image of the step counts the same, so that the step is that of one large batch; with `sum`
         full batches count 1 each (document 1: the sum of the g_j), smaller ones less.
@@ -62,15 +64,15 @@ class Epoch:
         if self.reduction == "sum":
             return size / self.batch_size
         together = self.batch_size * self.accumulate
-        before = index // self.accumulate * together
-        return size / min(together, self.images - before)
+        earlier = index // self.accumulate * together
+        return size / min(together, self.images - earlier)
 
     def is_first(self, index: int) -> bool:
-        """Does a step begin with batch `index`?"""
+        """Whether a step begins with batch `index`."""
         return index % self.accumulate == 0
 
     def is_last(self, index: int) -> bool:
-        """Does a step end with batch `index`?"""
+        """Whether a step ends with batch `index`."""
         return (index + 1) % self.accumulate == 0 or index + 1 == self.batches
 
 
@@ -90,7 +92,30 @@ class Recipe:
     max_step: float | None = None
     """Largest length of a step's change of the parameters."""
     mixup: float = 0.0
-    """Mixup's alpha; 0 is none."""
+    """Mixup's alpha; 0 turns it off."""
+
+
+@dataclass
+class Sums:
+    """What is summed over the batches of an epoch. The tensors stay on the device."""
+
+    losses: Tensor
+    """(batches,), the mean loss of each batch so far."""
+    penalties: Tensor
+    """(), the penalty of each step times its images."""
+    correct: Tensor
+    """(), images classified correctly."""
+    sizes: list[int]
+    """Images of each batch so far."""
+    lr: float
+    """Learning rate of the epoch's first step."""
+    seconds: float = 0.0
+    """Seconds of training before `started`."""
+
+    @property
+    def images(self) -> int:
+        """Images so far."""
+        return sum(self.sizes)
 
 
 class Classifier(pl.LightningModule):
@@ -106,6 +131,40 @@ class Classifier(pl.LightningModule):
         seed: of the run.
     """
 
+    model: nn.Module
+    history: list[Row]
+    """A row for each finished epoch."""
+    weights: dict[str, Tensor]
+    """The model's state as it was last validated. With weight averaging it is not what training goes on with."""
+    confusion: Tensor
+    """After an evaluation: images by true class (rows) and predicted class (columns)."""
+    test_loss: float
+    test_acc: float
+    schedule: Schedule
+    """Moves the learning rate; made with the optimizer."""
+
+    _recipe: Recipe
+    _epoch: Epoch
+    _augment: Augmentation | None
+    _seed: int
+    _parameters_moved: list[Tensor]
+    _penalised: list[Tensor]
+    _penalty: Regularizer | None
+    """Set where there is a penalty to be added to the loss."""
+    _generator: torch.Generator
+    """Of the augmentation, on the device; new in each epoch."""
+    _sums: Sums
+    """Of the epoch under way."""
+    _started: float
+    """When training began or went on, on the clock of `time.perf_counter`."""
+    _unfinished: dict[str, Any] | None
+    """The state of an epoch in which a run was stopped, until that epoch resumes."""
+    _averaging: ExitStack
+    """Holds averaged weights in the model during validation."""
+    _loss_sum: Tensor
+    _val_loss: float
+    _val_acc: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -117,24 +176,17 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
-        self.history: list[Row] = []
-        """A row for each finished epoch."""
-        self.confusion: Tensor
-        """After a test: images by true class (rows) and predicted class (columns)."""
-        self.schedule: Schedule
-        """Moves the learning rate; made with the optimizer."""
+        self.history = []
+        self.weights = {}
         self._recipe, self._epoch, self._augment, self._seed = recipe, epoch, augment, seed
-        self._moved: list[Tensor] = list(model.parameters())
-        self._weights = list(regularizers.penalised(model).values())
+        self._parameters_moved = list(model.parameters())
+        self._penalised = list(regularizers.penalised(model).values())
         self._penalty = recipe.regularizer if recipe.regularizer.l1 or recipe.regularizer.l2 else None
-        self.weights: dict[str, Tensor] = {}
-        """What was validated last, where the optimizer trains other weights than those to be used."""
-        self._outside = ExitStack()
-        self._unfinished: dict[str, Any] | None = None
-        """The state of an epoch in whose middle a run was stopped, until that epoch goes on."""
+        self._averaging = ExitStack()
+        self._unfinished = None
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer; its schedule is our own affair."""
+        """The optimizer. Its schedule is stepped by this module, not by Lightning."""
         optimizer = self._recipe.make_optimizer(self.model)
         self.schedule = self._recipe.make_schedule(optimizer)
         return optimizer
@@ -142,36 +194,37 @@ class Classifier(pl.LightningModule):
     # Training
 
     def on_train_epoch_start(self) -> None:
-        """Makes the epoch's randomness depend on nothing but seed and epoch, so that a resumed run repeats it."""
+        """Makes the epoch's randomness depend on seed and epoch alone, so that a resumed run repeats it."""
         rank = collectives.rank()  # 0 changes no seed
-        torch.manual_seed(derived_seed(self._seed, LAYERS, self.current_epoch, rank))
+        torch.manual_seed(derived_seed(self._seed, Stream.LAYERS, self.current_epoch, rank))
         self._generator = torch.Generator(self.device)
-        self._generator.manual_seed(derived_seed(self._seed, AUGMENT, self.current_epoch, rank))
-        self._losses = torch.zeros(self._epoch.batches, device=self.device)
-        self._penalties = torch.zeros((), device=self.device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._sizes: list[int] = []
-        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._seconds = 0.0
+        self._generator.manual_seed(derived_seed(self._seed, Stream.AUGMENT, self.current_epoch, rank))
+        self._sums = Sums(
+            losses=torch.zeros(self._epoch.batches, device=self.device),
+            penalties=torch.zeros((), device=self.device),
+            correct=torch.zeros((), dtype=torch.int64, device=self.device),
+            sizes=[],
+            lr=self.trainer.optimizers[0].param_groups[0]["lr"],
+        )
         if self._unfinished is not None:
             self._resume_epoch(self._unfinished)
             self._unfinished = None
         self._started = time.perf_counter()
 
     def training_step(self, batch: Batch) -> None:
-        """Adds the gradient of a batch's mean cross-entropy, and moves the parameters when the step is complete."""
-        index = len(self._sizes)  # Lightning counts from 0 again in an epoch that is gone on with
+        """Adds the gradient of a batch's mean loss, and moves the parameters when the step is complete."""
+        index = self.batches_done  # Lightning counts from 0 again in an epoch that resumes
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self._epoch.is_first(index):
             optimizer.zero_grad()
         if len(batch[1]):  # of several processes one may have no image of an epoch's last batch
-            self._learn(batch, index)
+            self._add_gradient(batch, index)
         if self._epoch.is_last(index):
             self._step(optimizer)
-        self._sizes.append(self._epoch.size(index))
+        self._sums.sizes.append(self._epoch.size(index))
 
-    def _learn(self, batch: Batch, index: int) -> None:
+    def _add_gradient(self, batch: Batch, index: int) -> None:
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
@@ -184,57 +237,65 @@ class Classifier(pl.LightningModule):
             loss = self._recipe.loss(logits, labels)
         total = loss
         if self._penalty is not None:
-            penalty = regularizers.penalty(self._penalty, self._weights)
-            self._penalties += penalty.detach() * len(labels)
+            penalty = regularizers.penalty(self._penalty, self._penalised)
+            self._sums.penalties += penalty.detach() * len(labels)
             total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
         self.manual_backward(total if weight == 1 else total * weight)
         share = len(labels) / self._epoch.size(index)
-        self._losses[index] = loss.detach() if share == 1 else loss.detach() * share
-        self._correct += (logits.detach().argmax(1) == labels).sum()
+        self._sums.losses[index] = loss.detach() if share == 1 else loss.detach() * share
+        self._sums.correct += (logits.detach().argmax(1) == labels).sum()
 
     def _step(self, optimizer: LightningOptimizer) -> None:
-        recipe, parameters = self._recipe, self._moved
+        recipe, parameters = self._recipe, self._parameters_moved
         if collectives.world_size() > 1:
-            self._add_up_gradients()
+            self._sum_gradients()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        before = None if recipe.max_step is None else [parameter.detach().clone() for parameter in parameters]
+        old = None if recipe.max_step is None else [parameter.detach().clone() for parameter in parameters]
         if recipe.regularizer.weight_decay:
             shrink = 1 - optimizer.param_groups[0]["lr"] * recipe.regularizer.weight_decay
             with torch.no_grad():
-                torch._foreach_mul_(self._weights, shrink)
+                torch._foreach_mul_(self._penalised, shrink)
         optimizer.step()
-        if before is not None and recipe.max_step is not None:
-            _shorten(parameters, before, recipe.max_step)
+        if old is not None and recipe.max_step is not None:
+            _shorten(parameters, old, recipe.max_step)
         self.schedule.after_step()
 
-    def _add_up_gradients(self) -> None:
-        trained = [parameter for parameter in self._moved if parameter.requires_grad]
+    def _sum_gradients(self) -> None:
+        trained = [parameter for parameter in self._parameters_moved if parameter.requires_grad]
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         collectives.all_reduce_sum_([parameter.grad for parameter in trained if parameter.grad is not None])
 
     @property
-    def done(self) -> int:
-        """Batches of this epoch so far."""
-        return len(self._sizes)
+    def batches(self) -> int:
+        """Batches of a whole epoch."""
+        return self._epoch.batches
 
-    def running(self) -> tuple[float, float, float]:
-        """Mean loss, accuracy and images/s of this epoch so far; waits for the device, and for all processes."""
-        seen = max(sum(self._sizes), 1)
-        losses, correct = collectives.all_reduce_sum(self._losses), int(collectives.all_reduce_sum(self._correct))
-        loss = float(losses[: len(self._sizes)].mean())
-        return loss, correct / seen, seen / (self._seconds + time.perf_counter() - self._started)
+    @property
+    def batches_done(self) -> int:
+        """Batches of this epoch so far."""
+        return len(self._sums.sizes)
+
+    def progress(self) -> tuple[float, float, float]:
+        """Mean loss, accuracy and images/s of this epoch so far. Synchronises with the GPU and all processes."""
+        sums, seen = self._sums, max(self._sums.images, 1)
+        losses, correct = collectives.all_reduce_sum(sums.losses), int(collectives.all_reduce_sum(sums.correct))
+        loss = float(losses[: self.batches_done].mean())
+        return loss, correct / seen, seen / (sums.seconds + time.perf_counter() - self._started)
 
     def on_train_epoch_end(self) -> None:
-        """Writes the epoch's row and moves the schedule on.
+        """Appends the epoch's row to `history` and moves the schedule on.
+
+        A callback may end an epoch early (`trainer.should_stop`): the row is then that of the images so far.
 
         Raises:
             Diverged: the training or validation loss is not finite.
         """
-        epoch, losses = self._epoch, collectives.all_reduce_sum(self._losses).double().cpu()
+        epoch, sums, seen = self._epoch, self._sums, self._sums.images
+        losses = collectives.all_reduce_sum(sums.losses).double().cpu()[: self.batches_done]
         broken = (~losses.isfinite()).nonzero()
         if len(broken):
             step = self.current_epoch * epoch.steps + int(broken[0]) // epoch.accumulate + 1
@@ -244,15 +305,15 @@ class Classifier(pl.LightningModule):
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
-                "train_loss": float(losses @ torch.tensor(self._sizes, dtype=torch.float64)) / epoch.images,
-                "train_acc": int(collectives.all_reduce_sum(self._correct)) / epoch.images,
-                "penalty": float(collectives.all_reduce_sum(self._penalties)) / epoch.images,
+                "train_loss": float(losses @ torch.tensor(sums.sizes, dtype=torch.float64)) / seen,
+                "train_acc": int(collectives.all_reduce_sum(sums.correct)) / seen,
+                "penalty": float(collectives.all_reduce_sum(sums.penalties)) / seen,
                 "val_loss": self._val_loss,
                 "val_acc": self._val_acc,
-                "lr": self._lr,
-                "images_seen": (self.current_epoch + 1) * epoch.images,
-                "seconds": self._seconds,
-                "images_per_second": epoch.images / self._seconds,
+                "lr": sums.lr,
+                "images_seen": self.current_epoch * epoch.images + seen,
+                "seconds": sums.seconds,
+                "images_per_second": seen / sums.seconds,
             }
         )
         self.schedule.after_epoch(self._val_loss)
@@ -260,19 +321,20 @@ class Classifier(pl.LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Stops the clock: an epoch's seconds are those of training alone."""
+        """Stops the clock, since an epoch's seconds are those of training alone, and takes the weights to validate."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._seconds += time.perf_counter() - self._started
-        self._share_statistics()
+        self._sums.seconds += time.perf_counter() - self._started
+        self._average_statistics()
         trainer: Any = self.trainer
         with trainer.precision_plugin.forward_context():
             batches = trainer.datamodule.some_training_images()
-            self._outside.enter_context(averaged(self.model, trainer.optimizers[0], batches))
-        self._reset()
+            self._averaging.enter_context(averaged(self.model, trainer.optimizers[0], batches))
+        self.weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self._reset_evaluation()
 
-    def _share_statistics(self) -> None:
-        """Batch norm's running statistics become the means over all processes; each has its own in training."""
+    def _average_statistics(self) -> None:
+        """Batch norm's running statistics become the means over all processes; in training each has its own."""
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         statistics = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
         if collectives.world_size() > 1 and statistics:
@@ -284,26 +346,25 @@ class Classifier(pl.LightningModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Loss and accuracy of the validation images."""
-        self._val_loss, self._val_acc = self._result()
-        if averages(self.trainer.optimizers[0]):
-            self.weights = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self._outside.close()
-        self.log_dict({"val_loss": self._val_loss, "val_acc": self._val_acc})  # early stopping looks at them
+        """Takes loss and accuracy of the validation images, and logs them for callbacks such as early stopping."""
+        self._val_loss, self._val_acc = self._evaluated()
+        self._averaging.close()
+        self.log_dict({"val_loss": self._val_loss, "val_acc": self._val_acc}, logger=False)
+        self._started = time.perf_counter()
 
     def on_test_epoch_start(self) -> None:
         """Empties the sums."""
-        self._reset()
+        self._reset_evaluation()
 
     def test_step(self, batch: Batch, index: int) -> None:
         """Adds a batch to the sums."""
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Loss and accuracy of the test images."""
-        self.test_loss, self.test_acc = self._result()
+        """Takes loss and accuracy of the test images."""
+        self.test_loss, self.test_acc = self._evaluated()
 
-    def _reset(self) -> None:
+    def _reset_evaluation(self) -> None:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.confusion = torch.zeros(0, dtype=torch.int64, device=self.device)
 
@@ -317,31 +378,32 @@ class Classifier(pl.LightningModule):
         counts = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
         self.confusion = counts if len(self.confusion) == 0 else self.confusion + counts
 
-    def _result(self) -> tuple[float, float]:
+    def _evaluated(self) -> tuple[float, float]:
         classes = math.isqrt(len(self.confusion))
         self.confusion = collectives.all_reduce_sum(self.confusion).view(classes, classes).cpu()
-        count = int(self.confusion.sum())
-        return float(collectives.all_reduce_sum(self._loss_sum)) / count, int(self.confusion.diagonal().sum()) / count
+        count, correct = int(self.confusion.sum()), int(self.confusion.diagonal().sum())
+        return float(collectives.all_reduce_sum(self._loss_sum)) / count, correct / count
 
-    # Stopping and going on
+    # Stopping and resuming
 
     def state(self) -> dict[str, Any]:
-        """What is needed to go on from here, besides weights, optimizer and schedule: after an epoch, or amid one.
+        """What a resumed training needs besides weights, optimizer and schedule, after an epoch or amid one.
 
-        Amid an epoch it is what all processes have together, so that any number of them can go on; the generators are
-        those of the first.
+        Amid an epoch the sums are those of all processes together, so that any number of them can resume; the random
+        states are those of the first.
         """
         if len(self.history) > self.current_epoch:
             return {"history": self.history, "epoch": None}
+        sums = self._sums
         return {
             "history": self.history,
             "epoch": {
-                "losses": collectives.all_reduce_sum(self._losses),
-                "correct": collectives.all_reduce_sum(self._correct),
-                "penalties": collectives.all_reduce_sum(self._penalties),
-                "sizes": self._sizes,
-                "lr": self._lr,
-                "seconds": self._seconds + time.perf_counter() - self._started,
+                "losses": collectives.all_reduce_sum(sums.losses),
+                "correct": collectives.all_reduce_sum(sums.correct),
+                "penalties": collectives.all_reduce_sum(sums.penalties),
+                "sizes": sums.sizes,
+                "lr": sums.lr,
+                "seconds": sums.seconds + time.perf_counter() - self._started,
                 "generator": self._generator.get_state(),
                 "random": torch.get_rng_state(),
                 "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -352,19 +414,24 @@ class Classifier(pl.LightningModule):
             },
         }
 
-    def go_on(self, state: dict[str, Any]) -> int:
-        """Takes back what `state` gave, before training goes on; returns how many batches of the epoch are behind."""
+    def resume(self, state: dict[str, Any]) -> int:
+        """Takes back what `state` gave, before training starts.
+
+        Returns:
+            How many batches of the next epoch have been trained on already.
+        """
         self.history, self._unfinished = state["history"], state["epoch"]
         return 0 if self._unfinished is None else len(self._unfinished["sizes"])
 
     def _resume_epoch(self, state: dict[str, Any]) -> None:
-        self._losses, self._correct = state["losses"].to(self.device), state["correct"].to(self.device)
-        self._penalties = state["penalties"].to(self.device)
-        self._sizes, self._lr, self._seconds = state["sizes"], state["lr"], state["seconds"]
+        sums = self._sums
+        sums.losses, sums.correct = state["losses"].to(self.device), state["correct"].to(self.device)
+        sums.penalties = state["penalties"].to(self.device)
+        sums.sizes, sums.lr, sums.seconds = state["sizes"], state["lr"], state["seconds"]
         for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device)
         if collectives.rank() > 0:  # what all had together is the first one's now; random numbers begin anew
-            for mine in (self._losses, self._correct, self._penalties, *(p.grad for p in self.model.parameters())):
+            for mine in (sums.losses, sums.correct, sums.penalties, *(p.grad for p in self.model.parameters())):
                 if mine is not None:
                     mine.zero_()
             return
@@ -374,11 +441,11 @@ class Classifier(pl.LightningModule):
             torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
 
 
-def _shorten(parameters: list[Tensor], before: list[Tensor], longest: float) -> None:
-    """Takes back what a step was too long, all parameters together; no look at the device."""
+def _shorten(parameters: list[Tensor], old: list[Tensor], longest: float) -> None:
+    """Shortens a step of all parameters together to `longest`, without synchronising with the GPU."""
     with torch.no_grad():
-        change = [new - old for new, old in zip(parameters, before, strict=True)]
+        change = [new - start for new, start in zip(parameters, old, strict=True)]
         length = torch.stack([moved.norm() for moved in change]).norm()
-        shorter = (longest / length).clamp(max=1.0)
-        for parameter, old, moved in zip(parameters, before, change, strict=True):
-            parameter.copy_(old + moved * shorter)
+        factor = (longest / length).clamp(max=1.0)
+        for parameter, start, moved in zip(parameters, old, change, strict=True):
+            parameter.copy_(start + moved * factor)

@@ -3,8 +3,6 @@
 import inspect
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from cnnbench.config.schema import Augment, Config
 from cnnbench.config.targets import Spec, build, check, locate
 from cnnbench.data.augmentation import Augmentation
-from cnnbench.data.datamodule import MIRROR, ImageData, Normalize, derived_seed
+from cnnbench.data.datamodule import ImageData, Normalize
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import optimizers, regularizers, transfer
 from cnnbench.training.loggers import check_loggers
 from cnnbench.training.module import Epoch, Recipe
@@ -47,6 +46,11 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, base, f"a {base.__module__}.{base.__name__}")
+    for name, spec in config.callbacks.items():
+        if not isinstance(spec, dict):
+            raise ConfigError(f"callbacks.{name}={spec}: must be a mapping with the _target_ of a callback.")
+        check(f"callbacks.{name}", spec, (), pl.Callback, "a pytorch_lightning.Callback")
+    make_callbacks(config)
     check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     processes, fewest = config.hardware.processes, min(data.sizes.values())
@@ -156,36 +160,6 @@ def make_recipe(config: Config, epoch: Epoch) -> Recipe:
     )
 
 
-def make_trainer(config: Config, callbacks: list[pl.Callback], folder: Path, uneven: bool = False) -> pl.Trainer:
-    """Lightning's trainer for `config.epochs` epochs: it writes and shows nothing, the callbacks do.
-
-    Args:
-        config: of the run.
-        callbacks: what happens between steps and epochs.
-        folder: the run's.
-        uneven: the first epoch has fewer batches than the next one, because it is gone on with.
-    """
-    gpu = config.hardware.accelerator != "cpu" and torch.cuda.is_available()
-    precision: Any = config.hardware.precision  # the schema allows two of Lightning's names
-    return pl.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=[torch.cuda.current_device()] if gpu else 1,
-        precision=precision,
-        deterministic=config.hardware.deterministic,
-        benchmark=not config.hardware.deterministic,  # cuDNN's fastest algorithm is found by trying
-        max_epochs=config.epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1 if uneven else 0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
-
-
 def make_augmentation(config: Config, images: int, mean: list[float]) -> Augmentation | None:
     """What changes training images, if anything does.
 
@@ -196,7 +170,16 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
     """
     if replace(config.augment, mixup=0) == Augment():
         return None
-    return Augmentation(config.augment, images, mean, derived_seed(config.seed, MIRROR))
+    return Augmentation(config.augment, images, mean, derived_seed(config.seed, Stream.MIRROR))
+
+
+def make_callbacks(config: Config) -> dict[str, pl.Callback]:
+    """The user's callbacks of Lightning's, by name.
+
+    Raises:
+        ConfigError: a class refuses its arguments.
+    """
+    return {name: build(f"callbacks.{name}", spec) for name, spec in config.callbacks.items()}
 
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:

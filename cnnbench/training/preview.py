@@ -7,9 +7,10 @@ from PIL import Image
 
 from cnnbench.config.schema import Config
 from cnnbench.data.augmentation import mixing
-from cnnbench.data.datamodule import AUGMENT, ImageData, derived_seed, statistics
+from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
 from cnnbench.runtime import files
+from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import parts
 
 SIDE = 8
@@ -25,7 +26,7 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
     mean, _ = statistics(images.train, data.split.train, config.data.normalize)
     positions = data.order(epoch=0)[: parts.batch_size(config)]
     batch = torch.from_numpy(images.train[positions.numpy()]).permute(0, 3, 1, 2)
-    generator = torch.Generator().manual_seed(derived_seed(config.seed, AUGMENT, 0))
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, Stream.AUGMENT, 0))
     augment = parts.make_augmentation(config, len(images.train), mean)
     if augment is not None:
         batch = augment(batch, positions, 0, generator)

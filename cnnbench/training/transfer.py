@@ -54,7 +54,10 @@ def initialise(config: Config, network: nn.Module) -> None:
         if not next(network.parameters()).is_meta:  # a network without memory is only checked
             network.load_state_dict(fitting, strict=False)
     names = [name for name, _ in network.named_parameters()]
-    for beginning in config.model.get("freeze") or []:
+    beginnings = config.model.get("freeze") or []
+    if not isinstance(beginnings, list) or not all(isinstance(each, str) for each in beginnings):
+        raise ConfigError(f"model.freeze={beginnings}: must be a list of beginnings of parameters' names.")
+    for beginning in beginnings:
         if not any(name.startswith(beginning) for name in names):
             layers = list(dict.fromkeys(name.split(".")[0] for name in names))
             raise ConfigError(f"model.freeze={beginning}: no parameter has this name.{nearest(beginning, layers)}")
@@ -64,7 +67,7 @@ def initialise(config: Config, network: nn.Module) -> None:
 
 
 def _path(config: Config) -> Path:
-    path = Path(config.model["init_from"]).expanduser()
+    path = Path(str(config.model["init_from"])).expanduser()
     path = path / "best.ckpt" if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(f"model.init_from={config.model['init_from']}: no run with a checkpoint, and no checkpoint.")

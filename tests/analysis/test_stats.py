@@ -1,133 +1,247 @@
-"""Intervals, tests and verdicts: by hand, from the literature, and on records whose truth is known."""
+"""Verdicts and intervals: by hand, from the literature, and what must not depend on what."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as reference
 
-from cnnbench.analysis import stats
-from cnnbench.analysis.stats import expected_best, holm, interval, leaders, verdicts
+from cnnbench.analysis.corrections import LEVEL, bergmann_hommel
+from cnnbench.analysis.stats import Pair, interval, smallest_difference, verdicts, welch
+
+DEXTRO = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
+LAEVO = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
+
+Samples = dict[str, dict[int, float]]
 
 
-def test_holm_by_hand() -> None:
-    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, never falling: 0.02, 0.03, 0.06, 0.06.
-    corrected, level = holm(np.array([0.01, 0.04, 0.03, 0.005]))
-    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert level == pytest.approx([0.05 / 3, 0.05, 0.05 / 2, 0.05 / 4])
-    assert holm(np.array([0.01, 0.04]), family=10)[0] == pytest.approx([0.1, 0.36])
+@pytest.fixture(autouse=True)
+def _no_warnings() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def test_student_s_sleep_data() -> None:
-    # Student 1908, table I: paired t = -4.0621 with 9 degrees of freedom, p = 0.00283, interval -2.46 to -0.70.
-    dextro = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
-    laevo = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-    (pair,) = verdicts({"d": dict(enumerate(dextro)), "l": dict(enumerate(laevo))})
-    assert (pair.first, pair.second, pair.seeds, pair.verdict) == ("d", "l", 10, "worse")
+    # Student 1908, table I, taken as two samples. Welch: t = -1.8608, f = 17.776, p = 0.0794 (as in R's manual). The
+    # guard: 9 + (17.776 - 9)^2 / (18 - 9) = 17.558. t(0.975; 17.558) = 2.1047 times the error 0.84909 is 1.7871.
+    (pair,) = verdicts({"d": DEXTRO, "l": LAEVO})
+    assert (pair.first, pair.second, pair.seeds, pair.verdict) == ("d", "l", (10, 10), "not distinguishable")
     assert pair.difference == pytest.approx(-1.58)
-    assert pair.p == pytest.approx(0.002833, abs=1e-6)
-    assert pair.interval == pytest.approx((-2.4598858, -0.7001142))
-    assert pair.seeds_needed is None
+    assert pair.freedom == pytest.approx(17.558, abs=5e-4)
+    assert pair.raw_p == pytest.approx(0.0796, abs=5e-5)
+    assert pair.raw_interval == pytest.approx((-1.58 - 1.7871, -1.58 + 1.7871), abs=2e-4)
+    assert (pair.p, pair.interval, pair.within) == (pair.raw_p, pair.raw_interval, None)
+    assert pair.spread == pytest.approx(math.sqrt((1.789010**2 + 2.002249**2) / 2), abs=1e-5)
 
 
-def test_seeds_needed() -> None:
-    # Differences 0, 1, 2: mean 1, deviation 1. At an effect of 1 a paired t-test of 5 % has a power of 80 % from 10 pairs
-    # on (Cohen 1988, table 2.4.1).
-    (pair,) = verdicts({"a": {0: 0.0, 1: 1.0, 2: 2.0}, "b": dict.fromkeys(range(3), 0.0)})
-    assert (pair.verdict, pair.seeds_needed) == ("not distinguishable", 10)
+def test_welch_by_hand() -> None:
+    # Variances 1 and 9 of 4 and 3 seeds: A = 0.25, B = 3; f = 3.25^2 / (0.0625 / 3 + 9 / 2) = 2.336401;
+    # guard: 2 + 0.336401^2 / (5 - 2) = 2.037722. Three errors of 1.802776 apart.
+    tests = welch(np.array([5.408327, 0.0]), np.array([1.0, 9.0]), np.array([4, 3]))
+    assert tests.difference[0, 1] == pytest.approx(5.408327)
+    assert tests.error[0, 1] == pytest.approx(math.sqrt(3.25))
+    assert tests.freedom[0, 1] == pytest.approx(2.037722, abs=1e-6)
+    assert tests.p[0, 1] == pytest.approx(2 * reference.t.sf(3, 2.037722), abs=1e-6)
+    assert tests.p[1, 0] == tests.p[0, 1] < 1 - 3 / math.sqrt(11)  # that is p with 2 degrees of freedom
+    assert tests.p_beyond(1.0)[0, 1] == pytest.approx(reference.t.cdf(4.408327 / 1.802776, 2.037722), abs=1e-6)
+    # No spread in both: the guard's lower end, and the resolution as the error.
+    floor = welch(np.array([0.5, 0.4]), np.zeros(2), np.array([2, 5]), resolution=0.01)
+    assert floor.freedom[0, 1] == 1
+    assert floor.error[0, 1] == pytest.approx(0.01 * math.sqrt((1 / 2 + 1 / 5) / 2))
+
+
+def test_a_loud_contestant_does_not_blind_the_others() -> None:
+    quiet: Samples = {"a": {0: 0.90, 1: 0.91, 2: 0.92}, "b": {0: 0.80, 1: 0.81, 2: 0.82}}
+    loud = {0: 0.1, 1: 0.9, 2: 0.5}
+    (alone,) = verdicts(quiet)
+    beside = verdicts({**quiet, "loud": loud})[0]
+    # t = 0.1 / sqrt(2 * 0.0001 / 3) = 12.247 with 4 degrees of freedom.
+    assert alone.raw_p == beside.raw_p == pytest.approx(0.000255, abs=1e-6)
+    assert beside.p == pytest.approx(3 * 0.000255, abs=3e-6)
+    assert (alone.verdict, beside.verdict) == ("better", "better")
+
+
+def test_margin() -> None:
+    # Means 0.1 apart with an error of sqrt(2 * 0.01 / 3) = 0.08165 and 4 degrees of freedom. Of "0.5 apart or more":
+    # t = (0.5 - 0.1) / 0.08165 = 4.899, p = 0.0040. What is left out at one side in 5 %: t(0.95; 4) = 2.1318.
+    samples = {"a": {0: 0.5, 1: 0.6, 2: 0.7}, "b": {3: 0.4, 4: 0.5, 5: 0.6}}
+    (pair,) = verdicts(samples, margin=0.5)
+    assert pair.verdict == "equivalent"
+    assert pair.within == pytest.approx(0.1 + 2.1318 * 0.08165, abs=1e-4)
+    assert verdicts(samples, margin=0.275)[0].verdict == "equivalent"
+    assert verdicts(samples, margin=0.274)[0].verdict == "not distinguishable"
+    # Significant, and yet too small to matter.
+    small = {"a": {0: 0.50, 1: 0.51, 2: 0.52}, "b": {0: 0.40, 1: 0.41, 2: 0.42}}
+    assert verdicts(small)[0].verdict == "better"
+    assert verdicts(small, margin=0.2)[0].verdict == "equivalent"
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="margin"):
+            verdicts(samples, margin=wrong)
+
+
+def test_three_margins_are_corrected_by_holm() -> None:
+    # Means 0, 0.1, 0.2 with errors of 0.08165. With a margin of 0.37 the neighbours have t = 0.27 / 0.08165 = 3.307,
+    # p = 0.0149 and 3 * p = 0.045, the outer ones t = 2.082, p = 0.053. With 0.35: t = 3.062, p = 0.0188, 3 * p = 0.056.
+    samples = {name: {0: i / 10 - 0.1, 1: i / 10, 2: i / 10 + 0.1} for i, name in enumerate("abc")}
+    assert [p.verdict for p in verdicts(samples, margin=0.37)] == ["equivalent", "not distinguishable", "equivalent"]
+    assert {p.verdict for p in verdicts(samples, margin=0.35)} == {"not distinguishable"}
+    assert verdicts({name: samples[name] for name in "ab"}, margin=0.35)[0].verdict == "equivalent"
+    for margin in (0.35, 0.37, 0.5):
+        for pair in verdicts(samples, margin=margin):
+            assert (pair.verdict == "equivalent") == (pair.within is not None and pair.within < margin)
+
+
+def test_baseline_leader_and_share() -> None:
+    generator = np.random.default_rng(0)
+    samples = {name: dict(enumerate(generator.normal(i, 1, 4))) for i, name in enumerate("abcd")}
+    every = {(p.first, p.second): p for p in verdicts(samples)}
+    to_d = verdicts(samples, baseline="d")
+    assert [(p.first, p.second) for p in to_d] == [("a", "d"), ("b", "d"), ("c", "d")]
+    smallest = min(p.raw_p or 1 for p in to_d)
+    assert min(p.p or 1 for p in to_d) == pytest.approx(3 * smallest)  # Holm: three comparisons
+    assert verdicts(samples, only="d") == [every[pair] for pair in (("a", "d"), ("b", "d"), ("c", "d"))]
+    assert [(p.first, p.second) for p in verdicts(samples, baseline="b")] == [("a", "b"), ("c", "b"), ("d", "b")]
+    # A look with a fifth of the 5 %.
+    for pair, fifth in zip(every.values(), verdicts(samples, share=0.2), strict=True):
+        assert fifth.p == pytest.approx(min(1, 5 * (pair.p or 0)))
+        assert (fifth.raw_p, fifth.raw_interval) == (pair.raw_p, pair.raw_interval)
 
 
 def test_what_can_not_be_said() -> None:
-    assert interval([0.5]) is None
-    assert interval([]) is None
     (alone,) = verdicts({"a": {0: 0.9}, "b": {0: 0.1}})
-    assert (alone.difference, alone.interval, alone.p, alone.verdict) == (
-        pytest.approx(0.8),
-        None,
-        None,
-        "not distinguishable",
-    )
-    (nothing,) = verdicts({"a": {0: 0.9, 1: 0.9}, "b": {2: 0.1, 3: 0.1}})
-    assert (nothing.seeds, nothing.difference) == (0, None)
-    (same,) = verdicts({"a": {0: 0.9, 1: 0.8}, "b": {0: 0.9, 1: 0.8}})
-    assert (same.p, same.verdict, same.seeds_needed) == (1.0, "not distinguishable", None)
+    assert alone == Pair("a", "b", (1, 1), "not distinguishable", pytest.approx(0.8))
+    pairs = verdicts({"a": {0: 0.9, 1: 0.8}, "b": {0: 0.1}, "c": {}, "d": {2: 0.1, 3: 0.2}})
+    assert [(p.first + p.second, p.p is None) for p in pairs] == [
+        ("ab", True), ("ac", True), ("ad", False), ("bc", True), ("bd", True), ("cd", True),
+    ]  # fmt: skip
+    assert [pairs[i].difference for i in (1, 3, 5)] == [None] * 3
+    assert [p.p for p in verdicts({"a": {0: 0.9}, "b": {0: 0.1, 1: 0.2}, "c": {0: 0.1, 1: 0.3}}, baseline="a")] == [
+        None
+    ] * 2
+    assert verdicts({}) == []
+    assert verdicts({"a": {0: 0.9, 1: 0.8}}) == []
+    with pytest.raises(ValueError, match="b, seed 7: its result is nan"):
+        verdicts({"a": {0: 0.1}, "b": {7: math.nan}})
 
 
-def test_two_equal_differences_are_no_certainty() -> None:
+def test_no_spread() -> None:
+    perfect = {name: dict.fromkeys(range(n), 0.1) for n, name in ((3, "a"), (4, "b"), (3, "c"))}
+    for pair in verdicts(perfect):
+        assert (pair.difference, pair.p, pair.interval, pair.verdict) == (0, 1, (0, 0), "not distinguishable")
+    assert {pair.verdict for pair in verdicts(perfect, margin=0.01)} == {"equivalent"}
     # One of 355 test images more, twice: without a floor the spread would be 0 and p too.
-    pair = {"a": {0: 0.5 + 1 / 355, 1: 0.6 + 1 / 355}, "b": {0: 0.5, 1: 0.6}}
-    assert verdicts(pair, resolution=1 / 355)[0].verdict == "not distinguishable"
+    near = {"a": dict.fromkeys(range(2), 101 / 355), "b": dict.fromkeys(range(2), 100 / 355)}
+    assert verdicts(near)[0].p == 0
+    (pair,) = verdicts(near, resolution=1 / 355)
+    # t = 1 / sqrt(1 / 2) with one degree of freedom: p = 1 - 2 / pi * atan(sqrt(2)) = 0.3918.
+    assert pair.p == pytest.approx(0.3918, abs=1e-4)
 
 
-def test_interval_of_the_mean() -> None:
-    # Of two values the resampled means are low, middle (half of the time) and high: the 2.5 % points are the ends.
-    assert interval([0.2, 0.4]) == pytest.approx((0.2, 0.4))
-    # Of many: the mean +- 1.96 standard errors.
-    values = np.random.default_rng(1).normal(0.7, 0.05, 400)
-    error = values.std() / 20
-    assert interval(list(values)) == pytest.approx(
-        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=4e-4
-    )
-    assert interval(list(values)) == interval(list(values))
+def test_more_than_nine_contestants() -> None:
+    samples = {str(i): {0: float(i), 1: i + 0.001, 2: i - 0.001} for i in range(12)}
+    assert {pair.verdict for pair in verdicts(samples)} == {"worse"}
 
 
-def simulate(contestants: int, seeds: int, spread: list[float], shift: float, times: int) -> list[list[stats.Pair]]:
-    generator = np.random.default_rng(0)
-    found = []
-    for _ in range(times):
-        common = generator.normal(0, 0.02, seeds)  # what a seed does to all contestants
-        results = 0.6 + common + generator.normal(0, 0.01, (contestants, seeds)) * np.array(spread)[:, None]
-        results[0] += shift
-        found.append(verdicts({str(i): dict(enumerate(row)) for i, row in enumerate(results)}))
-    return found
+def values(size: int = 8) -> st.SearchStrategy[dict[int, float]]:
+    return st.dictionaries(st.integers(0, 9), st.integers(0, 1000).map(lambda i: i / 1000), min_size=2, max_size=size)
+
+
+tables = st.lists(values(), min_size=2, max_size=6).map(lambda rows: dict(zip("abcdef", rows, strict=False)))
+
+
+def turned(pair: Pair) -> tuple[object, ...]:
+    def around(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if bounds is None else (-bounds[1], -bounds[0])
+
+    other = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
+    return other, -(pair.difference or 0), pair.p, around(pair.interval), around(pair.raw_interval), pair.within
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables, st.sampled_from([None, 0.2]))
+def test_the_order_of_names_is_of_no_account(samples: Samples, margin: float | None) -> None:
+    found = {(p.first, p.second): p for p in verdicts(samples, margin=margin, resolution=0.001)}
+    for pair in verdicts(dict(reversed(samples.items())), margin=margin, resolution=0.001):
+        same = found[pair.second, pair.first]
+        verdict, *numbers = turned(pair)
+        assert verdict == same.verdict
+        for ours, theirs in zip(
+            numbers, (same.difference, same.p, same.interval, same.raw_interval, same.within), strict=True
+        ):
+            assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-9))
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables)
+def test_raw_values_are_those_of_the_pair_alone(samples: Samples) -> None:
+    for pair in verdicts(samples, resolution=0.001):
+        (alone,) = verdicts({name: samples[name] for name in (pair.first, pair.second)}, resolution=0.001)
+        assert (alone.raw_p, alone.raw_interval) == (pair.raw_p, pair.raw_interval)
+        assert (pair.p or 0) >= (pair.raw_p or 0) - 1e-12
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables, st.sampled_from([None, "a"]), st.sampled_from([None, 0.2]))
+def test_a_twin_changes_nobody_else(samples: Samples, baseline: str | None, margin: float | None) -> None:
+    with_twin = {**samples, "twin": dict(samples["b"])}
+    kept = [p for p in verdicts(with_twin, baseline, 0.001, margin) if "twin" not in (p.first, p.second)]
+    assert kept == verdicts(samples, baseline, 0.001, margin)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tables, st.sampled_from([None, "a"]), st.sampled_from([1.0, 0.2]))
+def test_interval_p_and_verdict_agree(samples: Samples, baseline: str | None, share: float) -> None:
+    for pair in verdicts(samples, baseline, 0.001, share=share):
+        assert pair.interval is not None
+        low, high = pair.interval
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+        assert (pair.verdict, pair.p is not None and pair.p < LEVEL) == (verdict, verdict != "not distinguishable")
+        assert pair.raw_interval is not None
+        assert low <= pair.raw_interval[0] + 1e-12
+
+
+@pytest.mark.parametrize(("contestants", "seeds", "loudest"), [(2, 3, 1), (2, 5, 8), (3, 3, 8), (5, 3, 8), (5, 5, 1)])
+def test_equal_contestants_are_told_apart_in_at_most_one_of_twenty_tables(
+    contestants: int, seeds: int, loudest: int
+) -> None:
+    times = 4000
+    spread = np.ones(contestants)
+    spread[-1] = loudest
+    results = np.random.default_rng(seeds).normal(size=(times, contestants, seeds)) * spread[:, None]
+    tests = welch(results.mean(-1), results.var(-1, ddof=1), np.full(contestants, seeds))
+    p = bergmann_hommel(tests.p[:, *np.triu_indices(contestants, 1)], contestants).p
+    assert 0.01 < (p < LEVEL).any(-1).mean() < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / times)
 
 
 @pytest.mark.parametrize(
-    ("contestants", "seeds", "spread"),
-    [
-        (2, 3, [1, 1]),
-        (2, 5, [1, 3]),
-        (3, 3, [1, 1, 1]),
-        (5, 5, [1] * 5),
-        (5, 3, [0.2, 0.2, 0.2, 2, 2]),
-        (5, 5, [0.3, 0.5, 1, 2, 3]),
-    ],
+    ("contestants", "seeds", "least"), [(2, 3, 0.6), (2, 5, 0.96), (3, 3, 0.36), (3, 5, 0.93), (5, 5, 0.76)]
 )
-def test_equal_contestants_are_told_apart_in_about_one_of_twenty_comparisons(
-    contestants: int, seeds: int, spread: list[float]
-) -> None:
-    times = 150
-    wrong = sum(
-        any(pair.verdict != "not distinguishable" for pair in pairs)
-        for pairs in simulate(contestants, seeds, spread, 0.0, times)
-    )
-    assert wrong / times < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / times)  # 5 %, and chance in 150 draws
-    if contestants == 2:
-        assert wrong > 0
+def test_three_standard_deviations_are_found(contestants: int, seeds: int, least: float) -> None:
+    results = np.random.default_rng(1).normal(size=(4000, contestants, seeds))
+    results[:, 0] += 3
+    tests = welch(results.mean(-1), results.var(-1, ddof=1), np.full(contestants, seeds))
+    p = bergmann_hommel(tests.p[:, *np.triu_indices(contestants, 1)], contestants).p
+    assert (p[:, : contestants - 1] < LEVEL).mean() > least - 2.6 * math.sqrt(0.25 / 4000)
 
 
-@pytest.mark.parametrize(("contestants", "least"), [(2, 0.92), (3, 0.85), (5, 0.8)])
-def test_three_deviations_are_found_with_five_seeds(contestants: int, least: float) -> None:
-    first = [p for pairs in simulate(contestants, 5, [1] * contestants, 0.03, 200) for p in pairs if p.first == "0"]
-    assert np.mean([pair.verdict == "better" for pair in first]) >= least
-    assert not any(pair.verdict == "worse" for pair in first)
+def test_smallest_difference() -> None:
+    # 3 seeds: f = (1.75 - 0.5) * 2 = 2.5; t(0.975; 2.5) = 3.5748, t(0.8; 2.5) = 1.0097; times 2 * sqrt(2 / 3).
+    assert smallest_difference(2.0, 3) == pytest.approx((3.5748 + 1.0097) * 2 * math.sqrt(2 / 3), abs=1e-3)
+    # Many seeds: 1.96 + 0.8416, times sqrt(2 / n).
+    assert smallest_difference(1.0, 10_000) == pytest.approx(2.8016 * math.sqrt(2 / 10_000), rel=1e-3)
+    # Ten pairs: the quantile at 0.9975.
+    assert smallest_difference(1.0, 10_000, pairs=10) == pytest.approx((2.807 + 0.8416) * math.sqrt(2e-4), rel=1e-3)
 
 
-def test_a_difference_with_a_baseline_is_that_of_the_pair() -> None:
-    samples = {name: dict(enumerate(values)) for name, values in (("a", [1, 2, 4]), ("b", [1, 1, 1]), ("c", [0, 1, 0]))}
-    pairs = verdicts(samples, baseline="b")
-    assert [(p.first, p.second) for p in pairs] == [("a", "b"), ("c", "b")]
-    assert [p.difference for p in pairs] == pytest.approx([4 / 3, -2 / 3])
-
-
-def test_expected_best_by_hand() -> None:
-    # One of 0.1, 0.2, 0.6; of the three pairs two hold 0.6 and one's best is 0.2; all three.
-    assert expected_best([0.6, 0.1, 0.2]) == pytest.approx([0.3, (0.2 + 2 * 0.6) / 3, 0.6])
-    values = list(np.random.default_rng(0).random(6))
-    draws = np.random.default_rng(1)
-    mean = np.mean([max(draws.choice(values, 3, replace=False)) for _ in range(20_000)])
-    assert expected_best(values)[2] == pytest.approx(mean, abs=0.005)
-
-
-def test_leaders() -> None:
-    assert leaders({"a": [0.5, 0.6, 0.65], "b": [0.4, 0.6, 0.7]}) == [(1, "a"), (3, "b")]
-    assert leaders({}) == []
+def test_interval_of_the_mean() -> None:
+    # Student: 0.3 +- 12.706 * 0.1414 / sqrt(2); and t(0.975; 2) = 4.3027 with three.
+    assert interval([0.2, 0.4]) == pytest.approx((0.3 - 1.2706, 0.3 + 1.2706), abs=1e-4)
+    assert interval([0.2, 0.4], 0, 1) == (0, 1)
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
+    assert interval([0.7, 0.7]) == (0.7, 0.7)
+    assert interval([0.5]) is None
+    assert interval([]) is None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import write_images
 
-from cnnbench.config.compose import CONF, GROUPS
+from cnnbench.config.keys import CONF, GROUPS
 
 PRINTS_WITHOUT_TORCH = """
 import sys
@@ -146,6 +146,46 @@ def test_help_shows_groups_options_and_examples(command) -> None:
         ("compare .", ["no records"]),
         ("compare . best=adam", ["best", "by"]),
         ("predict . x.png", ["holds no run"]),
+        ("''", ["''", "neither a command nor KEY=VALUE"]),
+        ("optimizer=adam ''", ["''", "key=value"]),
+        ("clip=inf", ["clip=inf", "a number above 0"]),
+        ("clip=.inf", ["clip=.inf", "a number"]),
+        ("clip=nan", ["clip=nan", "a number above 0"]),
+        ("stop.min_delta=nan", ["stop.min_delta=nan", "at least 0"]),
+        ("stop.min_delta=inf", ["stop.min_delta=inf", "at least 0"]),
+        ("update.max_step=inf", ["update.max_step=inf", "a number above 0"]),
+        ("claims=[{value:nan}]", ["claims.value=nan", "from 0 to 1"]),
+        ("hardware.threads=100000000000", ["hardware.threads=100000000000", "1024"]),
+        pytest.param(f"name={'x' * 256}", ["name=", "255 bytes"], id="name of 256 letters"),
+        pytest.param(f"epochs=1{'0' * 400}", ["epochs=1000", "18 digits"], id="epochs=1e400"),
+        pytest.param(f"scheduler.step=1{'0' * 400}", ["scheduler.step=1000", "18 digits"], id="scheduler.step=1e400"),
+        pytest.param(f"lr=1{'0' * 400}", ["lr: ", "too large"], id="lr=1e400"),
+        pytest.param(f"epochs=1{'0' * 5000}", ["epochs=1000", "4300 digits"], id="epochs=1e5000"),
+        ("data=digits model=ensemble model.members=3", ["model.members=3", "a list of models"]),
+        ("data=digits model=ensemble model.members=[3]", ["model.members=[3]", "a list of models"]),
+        ("data=digits model=ensemble model.members=[resnet]", ["no model 'resnet'", "Did you mean 'resnet20'?"]),
+        ("data=digits model.init_from=3", ["model.init_from=3"]),
+        ("data=digits model.freeze=0.5", ["model.freeze=0.5", "a list"]),
+        ("data=digits model.freeze=convs", ["model.freeze=convs", "a list"]),
+        ("data=digits model.freeze=[0.5]", ["model.freeze=[0.5]", "a list"]),
+        ("hydra.run.dir=x", ["hydra.run.dir=x", "runs_dir=", "name=", "hydra.mode"]),
+        ("hydra.sweep.dir=x", ["hydra.sweep.dir=x", "runs_dir="]),
+        ("hydra.job.chdir=true", ["hydra.job.chdir=true", "hydra/launcher"]),
+        ("+hydra.foo=1", ["hydra.foo=1", "nothing reads this"]),
+        ("hydra.runtime.cwd=x", ["hydra.runtime.cwd=x", "nothing reads this"]),
+        ("hydra/job_logging=none", ["hydra/job_logging=none", "nothing reads this"]),
+        ("hydra.searchpath=[file://.]", ["hydra.searchpath", "--config-dir"]),
+        ("hydra/sweeper=optuna", ["hydra/sweeper=optuna", "`cnnbench tune`"]),
+        ("hydra=null", ["hydra=null", "nothing reads this"]),
+        ("~hydra", ["~hydra", "nothing reads this"]),
+        ("-m hydra/launcher=basic,ray", ["hydra/launcher=basic,ray", "one value"]),
+        ("hydra/launcher=[basic]", ["hydra/launcher=[basic]", "one value"]),
+        ("hydra/launcher=slrm", ["hydra/launcher=slrm"]),
+        ("hydra.launcher.partition=x", ["'hydra.launcher.partition'"]),
+        ("hydra.mode=FOO", ["hydra.mode=FOO", "RUN or MULTIRUN"]),
+        ("hydra.sweeper.params.seed='0,1'", ["seed=0,1", "add -m"]),
+        ("-m hydra.sweeper.params.sed='0,1'", ["sed=0,1", "Did you mean 'seed'?"]),
+        ("-m hydra.sweeper.params={seed:1}", ["hydra.sweeper.params", "nothing reads this"]),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -169,7 +209,7 @@ def test_a_users_own_optimizer_and_a_name_that_is_taken(command, here: Path) -> 
     mine.mkdir(parents=True)
     (mine / "mine.yaml").write_text("_target_: torch.optim.AdamW\nlr: 0.002\nweight_decay: 0.1\n")
     assert command("--config-dir mine data=digits epochs=1 optimizer=mine").code == 0
-    assert (here / "runs" / "default").glob("mine-lr0.002-seed0-*")
+    assert len(list((here / "runs" / "default").glob("mine-lr0.002-seed0-*"))) == 1
     assert "mine" in command("--config-dir mine --help").out
     (mine / "adam.yaml").write_text("_target_: torch.optim.AdamW\nlr: 0.002\n")
     result = command("--config-dir mine data=digits epochs=1 optimizer=mine")
@@ -193,8 +233,15 @@ def test_a_key_on_the_command_line_replaces_the_experiments_sweep(command) -> No
     assert command("-m optimizer=sgd,adam seed=0,1,2 --dry-run").out.splitlines()[0] == "6 runs"
 
 
+def test_a_sweep_can_be_written_as_in_hydras_files(command) -> None:
+    typed = command("-m seed=0,1 --dry-run").out
+    for words in ("-m '+hydra.sweeper.params.seed=\"0,1\"'", "hydra.mode=MULTIRUN hydra.sweeper.params.seed=0,1"):
+        assert command(f"{words} --dry-run").out == typed == "2 runs\nseed=0\nseed=1\n"
+    assert command("experiment=quickstart ~hydra.sweeper.params.seed --dry-run").out.startswith("5 runs\n")
+
+
 def test_lr_is_the_same_in_both_places(command) -> None:
-    from cnnbench.config.compose import config_source
+    from cnnbench.config.composition import config_source
 
     with config_source(None) as composer:
         for words, lr in [("", 0.001), ("lr=0.3", 0.3), ("optimizer.lr=0.3", 0.3), ("lr=0.3 optimizer.lr=0.3", 0.3)]:

@@ -52,7 +52,7 @@ def test_an_experiment_by_hand() -> None:
     config = asdict(Config(lr=0.1, optimizer={"lr": 0.1}, model={"dense": [3], "init_from": "a", "init_digest": "b"}))
     whole = identity.experiment(config, "f" * 16)
     assert set(whole) == {
-        "arithmetic", "augment", "batch_size", "clip", "data", "epochs", "loss", "model", "optimizer", "precision",
+        "arithmetic", "augment", "batch_size", "callbacks", "clip", "data", "epochs", "loss", "model", "optimizer", "precision",
         "regularizer", "scheduler", "search", "seed", "stop", "test", "update",
     }  # fmt: skip
     assert whole["data"] == {

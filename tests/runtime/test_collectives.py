@@ -13,10 +13,11 @@ from conftest import record, without_times
 from interruptions import heed_ctrl_c, killed_after
 
 from cnnbench.config.schema import Data
-from cnnbench.data.datamodule import ImageData, derived_seed
+from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import digits
 from cnnbench.results import identity
 from cnnbench.runtime import collectives
+from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import checkpoints
 from cnnbench.training.module import Epoch
 
@@ -165,7 +166,8 @@ def test_shares_of_a_batch_weigh_as_much_as_the_batch() -> None:
         epoch = Epoch(181, 20, 3, reduction)
         assert [epoch.size(index) for index in (0, 8, 9)] == [20, 20, 1]
         assert epoch.weight(4, 7) + epoch.weight(4, 7) + epoch.weight(4, 6) == pytest.approx(epoch.weight(4, 20))
-    assert derived_seed(5, 2, 7, 0) == derived_seed(5, 2, 7) != derived_seed(5, 2, 7, 1)
+    one, first, second = (derived_seed(5, Stream.AUGMENT, 7, *rank) for rank in ((), (0,), (1,)))
+    assert one == first != second
 
 
 @pytest.mark.parametrize(

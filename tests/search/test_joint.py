@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cnnbench.config.composition import config_source
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cnnbench.config.compose import config_source
 from cnnbench.config.schema import Search
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet

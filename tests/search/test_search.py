@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -13,19 +14,20 @@ import pytest
 import torch
 import yaml
 from board import Board
+from cnnbench.config.composition import config_source
 from conftest import all_records, record, without_times
 from PIL import Image
 
 import cnnbench
 from cnnbench.analysis import tuning
-from cnnbench.config.compose import config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet, digits
 from cnnbench.results import identity, records
 from cnnbench.runtime.progress import Sweep
-from cnnbench.search import search
 from cnnbench.sweeps.run import run
+from cnnbench.training import checkpoints
+from cnnbench.training.module import Classifier
 
 SMALL = "data=digits data.limit=200 model=plain_cnn epochs=2 batch_size=50 search.lr=0.1 logger=none"
 
@@ -88,37 +90,42 @@ def test_search_then_train(command, here: Path) -> None:
     assert "already done" in command(f"{SMALL} search=joint").err
 
 
-@pytest.mark.parametrize("method", ["joint", "random"])
 @pytest.mark.parametrize("after", ["a step", "an epoch"])
-def test_goes_on_where_it_was_stopped(command, here: Path, monkeypatch, method: str, after: str) -> None:
-    words = f"{SMALL} search={method} epochs=3 search.trial_epochs=2 augment=flip_crop optimizer=momentum"
-    assert command(f"{words} name=whole").code == 0
-    real_step, real_save = search._Watch.on_train_batch_end, search.checkpoints.write
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so should we
-    done = []
+@pytest.mark.parametrize(
+    "method",
+    ["search=joint", "search=joint search.level=single update.accumulate=3", "search=random search.trial_epochs=2"],
+    ids=["bilevel", "single", "random"],
+)
+def test_resumes_where_it_was_stopped(command, here: Path, monkeypatch, method: str, after: str) -> None:
+    """Amid an epoch too: no step of the search is taken twice."""
+    words = f"{SMALL} {method} epochs=3 augment=flip_crop optimizer=momentum"
+    steps: list[int] = []
+    real_step, real_save = Classifier.training_step, checkpoints.write
 
-    def stop_amid_an_epoch(self, *arguments) -> None:
-        real_step(self, *arguments)
-        done.append(1)
-        if len(done) == 6:  # 4 steps an epoch
-            self._search.received.append(2)
-
-    def stop_after_an_epoch(*arguments, **keys) -> None:
-        real_save(*arguments, **keys)
-        done.append(1)
-        if len(done) == 1:
+    def counting(self, batch) -> None:
+        real_step(self, batch)
+        steps.append(1)
+        if after == "a step" and len(steps) == 6:  # 4 steps an epoch
             os.kill(os.getpid(), signal.SIGINT)
 
-    if after == "a step":
-        monkeypatch.setattr(search._Watch, "on_train_batch_end", stop_amid_an_epoch)
-    else:
-        monkeypatch.setattr(search.checkpoints, "write", stop_after_an_epoch)
+    def stopping(path: Path, *arguments, **keys) -> None:
+        real_save(path, *arguments, **keys)
+        if path.name == "search.ckpt" and after == "an epoch" and len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert command(f"{words} name=whole").code == 0
+    monkeypatch.setattr(Classifier, "training_step", counting)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so should we
+    monkeypatch.setattr(checkpoints, "write", stopping)
     assert command(f"{words} name=stopped").code == 130
-    monkeypatch.setattr(search._Watch, "on_train_batch_end", real_step)
-    monkeypatch.setattr(search.checkpoints, "write", real_save)
+    assert len(steps) == (6 if after == "a step" else 4)
     stopped = record(here / "runs" / "stopped")
     assert (stopped["status"], stopped["history"]) == ("interrupted", [])
     assert command(f"{words} name=stopped").code == 0
+    passes = [record(here / "runs" / name)["search"]["image_passes"] for name in ("whole", "stopped")]
+    assert passes[0] == passes[1]
+    trained = 3 if "joint" in method else 2 * len(record(here / "runs" / "whole")["search"]["history"])
+    assert len(steps) == 4 * (trained + 3)  # of the search, and of the run behind it
     first, second = (record(here / "runs" / name) for name in ("whole", "stopped"))
     assert timeless(first["search"]) == timeless(second["search"])
     assert without_times(first)["history"] == without_times(second)["history"]
@@ -164,7 +171,8 @@ def test_a_sweep_compares_searches_at_equal_cost(command, here: Path) -> None:
     for name in ("architecture.png", "parameters.png"):
         with Image.open(folder / name) as picture:
             assert picture.width > 900
-    assert " epochs=5 search=joint seed=0,1" in page
+    (typed,) = re.findall(r"cnnbench -m (.*?) search=joint", page)
+    assert typed == f"{SMALL} epochs=5"
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -284,7 +284,7 @@ def test_batches_are_saved_in_between(command, here: Path, monkeypatch) -> None:
     real = run.Classifier.training_step
 
     def counting(self, batch) -> None:
-        trained.append((self.current_epoch, self.done))
+        trained.append((self.current_epoch, self.batches_done))
         real(self, batch)
 
     monkeypatch.setattr(run.Classifier, "training_step", counting)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import record, without_times
+from conftest import record, without_prefix, without_times
 
 from cnnbench.config.schema import Regularizer
 from cnnbench.models import PlainCNN
@@ -18,7 +18,7 @@ RUN = "data=digits data.limit=200 epochs=1 optimizer=sgd lr=0.1 update=full_batc
 def weights(command, here: Path, words: str, name: str) -> dict[str, torch.Tensor]:
     assert command(f"{RUN} {words} name={name}").code == 0
     (path,) = here.glob(f"runs/{name}/*/last.ckpt")
-    return checkpoints.read(path)["model"]
+    return without_prefix(checkpoints.read(path)["lightning"]["state_dict"], "model.")
 
 
 def test_penalties_by_hand() -> None:

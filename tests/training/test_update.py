@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import without_prefix
 
 from cnnbench.training import checkpoints
 from cnnbench.training.module import Epoch
@@ -15,7 +16,7 @@ BASE = "data=digits epochs=2 optimizer=sgd lr=0.05"
 def weights(command, here: Path, words: str, name: str) -> torch.Tensor:
     assert command(f"{BASE} {words} name={name}").code == 0
     (path,) = here.glob(f"runs/{name}/*/last.ckpt")
-    state = checkpoints.read(path)["model"]
+    state = without_prefix(checkpoints.read(path)["lightning"]["state_dict"], "model.")
     return torch.cat([tensor.flatten() for key, tensor in state.items() if key.startswith("network")])
 
 

@@ -4,11 +4,11 @@ Hydra's grammar, groups and search path are used as they are; its job runner is 
 its own, starts jobs before all of them are checked, and ends a sweep at the first failure.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,35 @@ from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import YAMLError
 
+from cnnbench.config import engines
+from cnnbench.config.engines import Engine
+from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
+from cnnbench.config.messages import load_yaml, one_line, yaml_line
 from cnnbench.config.schema import ROLES, Config, Role
 from cnnbench.errors import ConfigError, nearest
 
-_PACKAGE = Path(__file__).parent.parent
-CONF = next(f for f in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (f / "config.yaml").exists()).resolve()
-"""The configs: inside an installed package, or beside it in a checkout."""
-
-GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
-KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
-_OPEN = (*(field.name for field in fields(Config) if field.type == dict[str, Any]), "search.optimizer")
+_OPEN = (
+    *(field.name for field in fields(Config) if field.type == dict[str, Any]),
+    "search.optimizer",
+    "hydra.launcher",
+)
 """Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
-the judge."""
+the judge, and `Composer.engine` that of a launcher's keys."""
 
 _SUMS = tuple(group for group in GROUPS if ROLES.get(group, Role()).several)
 """Groups of which several options may be taken together: regularizer=[l2,dropout]."""
+
+_HYDRA_READ = re.compile(r"hydra/launcher|hydra\.(mode|launcher|launcher\..+|sweeper\.params\..+)")
+_HYDRA_INSTEAD = {
+    "hydra.run": "Type runs_dir=FOLDER or name=NAME to say where results go.",
+    "hydra.sweep": "Type runs_dir=FOLDER or name=NAME to say where results go.",
+    "hydra/sweeper": "Type `cnnbench tune` to search for good settings.",
+    "hydra.searchpath": "Type --config-dir FOLDER to add configs of your own.",
+}
+"""Hydra's keys that have another name here. A key that nothing reads is refused: to ignore it would mislead."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +71,7 @@ def as_yaml(config: Config | dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config if isinstance(config, dict) else asdict(config)))
 
 
-@dataclass(frozen=True)
-class Engine:
-    """One of Hydra's launchers, by which runs get to other machines."""
-
-    name: str
-    config: DictConfig
-    """As the launcher wants it: all of it, with the node `hydra`."""
-    loader: ConfigLoader
-
-
-_EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""The launchers that are tried, and the extra that installs each."""
-
-
-@contextmanager
+@contextlib.contextmanager
 def config_source(config_dir: Path | None) -> Iterator["Composer"]:
     """The built-in configs, and the user's own from `config_dir` behind them. One may be used inside another.
 
@@ -93,6 +90,7 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
     hydra.clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="cnnbench"):
+            engines.register()
             yield Composer(GlobalHydra.instance().config_loader(), config_dir)
     finally:
         GlobalHydra.instance().hydra = outer
@@ -132,11 +130,11 @@ class Composer:
             return [job for word in self._values(of_experiments[-1]) for job in self.jobs([*rest, word], multirun)]
 
         composed = self._compose(fixed)
-        hydra = composed.hydra
-        sweep = {o.key_or_group: o for o in self._sweep_of_experiment(hydra)}
-        if swept and not (multirun or hydra.mode == RunMode.MULTIRUN):
+        multirun = multirun or composed.hydra.mode == RunMode.MULTIRUN
+        if swept and not multirun:
             word = swept[0].input_line
             raise ConfigError(f"{word}: several values are a sweep: add -m. (A list is written [a,b].)")
+        sweep = {o.key_or_group: o for o in self._composed_sweep(composed)} if multirun else {}
         for override in overrides:
             sweep.pop(override.key_or_group, None)
         sweep |= {o.key_or_group: o for o in swept}
@@ -154,42 +152,42 @@ class Composer:
         for root in (CONF, *self._own):
             if (path := root / "space" / f"{name}.yaml").exists():
                 try:
-                    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-                except (OmegaConfBaseException, YAMLError, OSError) as error:
-                    raise ConfigError(f"{path}: can't be read ({_one_line(error)}).") from None
+                    return OmegaConf.to_container(load_yaml(path), resolve=True)
+                except OmegaConfBaseException as error:
+                    raise ConfigError(f"{path}: {one_line(error)}") from None
         return None
 
     def engine(self, words: Iterable[str]) -> Engine | None:
-        """The launcher that `words` ask for with `hydra/launcher=`; None if the runs stay in this process."""
-        overrides = self._parse(words)
-        name = next((str(o.value()) for o in overrides if o.key_or_group == "hydra/launcher"), "basic")
-        if name == "basic":
-            return None
-        fixed = _words(o for o in overrides if not o.is_sweep_override())
-        composed = self._compose(fixed)
-        folder = (Path(composed.runs_dir).expanduser() / composed.name / ".launcher").absolute()
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null"]
-        return Engine(
-            name, self._compose([*quiet, f"hydra.sweep={{dir: '{quoted}', subdir: .}}", *fixed]), self._loader
-        )
+        """What carries the runs to other machines, by `hydra/launcher=`; None if they stay on this one.
 
-    def _sweep_of_experiment(self, hydra: DictConfig) -> list[Override]:
-        params = hydra.sweeper.params or {}
-        if hydra.mode != RunMode.MULTIRUN:
-            return []
-        return self._parse(f"{key}={value}" for key, value in params.items())
+        Raises:
+            ConfigError: it isn't installed, or a setting isn't one of its own.
+        """
+        overrides = self._parse(words)
+        if not any(o.key_or_group.startswith(("hydra", "experiment")) for o in overrides):
+            return None  # composing takes a while
+        hydra = self._compose(_words(o for o in overrides if not o.is_sweep_override())).hydra
+        return engines.engine_of(hydra.runtime.choices["hydra/launcher"], hydra.launcher)
+
+    def _composed_sweep(self, composed: DictConfig) -> list[Override]:
+        """What is swept by `hydra.sweeper.params`, as an experiment's file has it."""
+        try:
+            return self._parse(f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items())
+        except OmegaConfBaseException as error:
+            raise ConfigError(one_line(error, composed)) from None
 
     def _parse(self, words: Iterable[str]) -> list[Override]:
         overrides = []
         for word in words:
+            # A sweep as Hydra's files have it is the same as one that is typed: +hydra.sweeper.params.seed="0,1".
+            word = re.sub(r"""^\+*hydra\.sweeper\.params\.([^=]+)=(["']?)(.*)\2$""", r"\1=\3", word)
             try:
                 override = self._parser.parse_override(word)
-            except HydraException as error:
+            except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
                 reason = str(error).splitlines()[0]
-                raise ConfigError(f"{word}: not of the form key=value ({reason}).") from None
-            if _is_open(override.key_or_group) and not word.startswith(("+", "~")):
-                override = self._parser.parse_override(f"++{word}")
+                raise ConfigError(f"{word or repr('')}: not of the form key=value ({reason}).") from None
+            if _is_open(override.key_or_group) and not word.startswith("~"):
+                override = self._parser.parse_override(f"++{word.lstrip('+')}")
             self._check(override)
             if not (override.key_or_group == "experiment" and override.value() is None):  # null: no experiment
                 overrides.append(override)
@@ -199,9 +197,10 @@ class Composer:
         key = override.key_or_group
         head = re.split(r"[./]", key)[0]
         word = (override.input_line or "").lstrip("+")
-        if key == "hydra/launcher":
-            self._check_launcher(word, override.value())
         if head == "hydra":
+            _check_hydra(word, override)
+            if key == "hydra/launcher":
+                engines.check_name(word, override.value())
             return
         if head not in GROUPS + KEYS:
             raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
@@ -217,18 +216,8 @@ class Composer:
                 if str(value) not in self.options[key]:
                     problem = f"{key} has no option '{value}'"
                     raise ConfigError(f"{word}: {problem}.{nearest(str(value), self.options[key])}")
-        elif key != head and ("/" in key or not _is_open(key)):
-            of_group = {field.name: field.type for field in fields(Config)}.get(head)
-            allowed = [f"{head}.{field.name}" for field in fields(of_group)] if is_dataclass(of_group) else [head]
-            if key not in allowed:
-                raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, allowed)}")
-
-    def _check_launcher(self, word: str, name: Any) -> None:
-        if name in self._loader.get_group_options("hydra/launcher"):
-            return
-        if name in _EXTRAS:
-            raise ConfigError(f"{word}: its plugin is missing: pip install 'cnnbench[{_EXTRAS[name]}]'.")
-        raise ConfigError(f"{word}: there is no such launcher.{nearest(str(name), ['basic', *_EXTRAS])}")
+        elif key not in keys_beside(key) and ("/" in key or not _is_open(key)):
+            raise ConfigError(f"{word}: there is no key '{key}'.{nearest(key, keys_beside(key))}")
 
     def _options_of(self, override: Override) -> list[Any]:
         if override.is_sweep_override():
@@ -247,10 +236,32 @@ class Composer:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
     def _compose(self, words: list[str]) -> DictConfig:
+        words = [relocated for word in words for relocated in self._relocated(word)]
         try:
             return compose("config", [*self._search, *words], return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_one_line(error)) from None
+        except YAMLError as error:
+            raise ConfigError(yaml_line(error)) from None
+        except (HydraException, OmegaConfBaseException, OverflowError, UnicodeDecodeError) as error:
+            for kind in (GrammarParseError, UnicodeDecodeError):
+                if isinstance(error.__cause__ or error, kind):
+                    self._find_unreadable(kind)
+            raise ConfigError(one_line(error)) from None
+
+    def _relocated(self, word: str) -> list[str]:
+        """`callbacks=[a,b]` so that each file, which has a `_target_`, gets a place of its own below `callbacks`."""
+        override = self._parser.parse_override(word)
+        if override.key_or_group != "callbacks" or override.is_sweep_override():
+            return [word]
+        return ["callbacks=none", *(f"+callbacks@callbacks.{name}={name}" for name in self._options_of(override))]
+
+    def _find_unreadable(self, kind: type[Exception]) -> None:
+        """Raises a `ConfigError` that names the user's file in which there is a mistake of this kind: Hydra doesn't."""
+        for path in (file for root in self._own for file in sorted(root.rglob("*.yaml"))):
+            with contextlib.suppress(GrammarParseError, UnicodeDecodeError, YAMLError):  # another file's
+                try:
+                    OmegaConf.load(path)
+                except kind as error:
+                    raise ConfigError(f"{path}: can't be read ({str(error).splitlines()[0]}).") from None
 
     def _member(self, name: Any) -> Any:
         """The config of an ensemble's member, which is named by its option of the group `model`."""
@@ -258,30 +269,93 @@ class Composer:
             return name
         for folder in (CONF, *self._own):
             if (path := folder / "model" / f"{name}.yaml").exists() and name != "ensemble":
-                return OmegaConf.to_container(OmegaConf.load(path))
+                return load_yaml(path)
         allowed = [option for option in self.options["model"] if option != "ensemble"]
         raise ConfigError(f"model.members: there is no model '{name}'.{nearest(name, allowed)}")
 
     def _job(self, composed: DictConfig, fixed: list[str], combination: tuple[str, ...]) -> Job:
         choices = composed.hydra.runtime.choices
+        typed = self._parse([*fixed, *combination])
         try:
-            config = OmegaConf.to_object(_without_hydra(composed))
+            with open_dict(_without_hydra(composed)):
+                self._settle(composed, any(o.key_or_group == "optimizer.lr" for o in typed))
+            config = OmegaConf.to_object(composed)
         except OmegaConfBaseException as error:
-            raise ConfigError(_one_line(error)) from None
+            raise ConfigError(one_line(error, composed)) from None
         assert isinstance(config, Config)
-        _settle_lr(config, any(o.key_or_group == "optimizer.lr" for o in self._parse([*fixed, *combination])))
-        if "members" in config.model:
-            config.model["members"] = [self._member(name) for name in config.model["members"]]
-        if config.size == "small":
-            small = config.small
-            config.data.limit = min(config.data.limit or small.limit, small.limit)
-            config.epochs = min(config.epochs, small.epochs)
+        config.callbacks = _by_name(config.callbacks, str(choices.get("callbacks")))
+        for key, value in _whole_numbers(asdict(config)):
+            if abs(value) >= 10**18:  # torch and NumPy count in 64 bits
+                raise ConfigError(f"{key}={value}: must be a number of at most 18 digits.")
         taken = {group: str(choices[group]) for group in GROUPS if choices.get(group) is not None}
-        for override in self._parse([*fixed, *combination]):  # Hydra doesn't tell when a group has several options
-            if override.key_or_group in _SUMS and isinstance(override.value(), list):
+        for override in typed:  # Hydra doesn't tell when a group has several options
+            several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
+            if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
         swept = tuple(word.lstrip("+") for word in combination)
         return Job(config, taken, swept, (*(word.lstrip("+") for word in fixed), *swept), self.config_dir)
+
+    def _settle(self, composed: DictConfig, lr_in_group: bool) -> None:
+        """Sets what follows from other values: the learning rate, an ensemble's members, a small run's size.
+
+        Interpolations are resolved afterwards: `${lr}` in a file is the learning rate that the run takes. There is one
+        in both places: `lr=`, or else the optimizer's own.
+        """
+        optimizer, model = composed.optimizer, composed.model
+        own = OmegaConf.select(composed, "optimizer.lr")
+        if own is not None:
+            try:
+                own = float(own)
+            except (OverflowError, TypeError, ValueError):
+                raise ConfigError(f"optimizer.lr={own}: must be a number above 0.") from None
+        if composed.lr is None:
+            composed.lr = own
+        elif lr_in_group and own != composed.lr:
+            raise ConfigError(f"lr={composed.lr:g} and optimizer.lr={own}: give one learning rate, as lr=.")
+        if composed.lr is None:
+            optimizer.pop("lr", None)  # the class has a default, or says that it needs one
+        else:
+            optimizer.lr = composed.lr
+        if OmegaConf.is_list(model.get("members")):
+            model.members = [self._member(name) for name in model.members]
+        if composed.size == "small":
+            data, small = composed.data, composed.small
+            data.limit = small.limit if data.limit is None else min(data.limit, small.limit)
+            composed.epochs = min(composed.epochs, small.epochs)
+
+
+def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:
+    """Callbacks by name: a file holds one `_target_`, or several under names of their own."""
+    if "_target_" in callbacks:  # chosen in an experiment's defaults
+        return {option: callbacks}
+    found: dict[str, Any] = {}
+    for name, spec in callbacks.items():
+        inner = isinstance(spec, dict) and "_target_" not in spec
+        found |= spec if inner else {name: spec}
+    return found
+
+
+def _check_hydra(word: str, override: Override) -> None:
+    """Checks a word that sets one of Hydra's own keys."""
+    key = override.key_or_group
+    if not _HYDRA_READ.fullmatch(key):
+        instead = next((says for head, says in _HYDRA_INSTEAD.items() if re.match(rf"{head}(\.|$)", key)), "")
+        read = "hydra/launcher, hydra.launcher.*, hydra.mode, hydra.sweeper.params.*"
+        raise ConfigError(f"{word}: nothing reads this. {instead} Of Hydra's own keys these are read: {read}.")
+    several = override.is_sweep_override() or (isinstance(override.value(), list) and key == "hydra/launcher")
+    if several and not key.startswith("hydra.sweeper"):
+        raise ConfigError(f"{word}: takes one value.")
+    if key == "hydra.mode" and override.value() not in RunMode.__members__:
+        raise ConfigError(f"{word}: must be {' or '.join(RunMode.__members__)}.")
+
+
+def _whole_numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """All whole numbers of a config, by their full keys."""
+    if isinstance(config, dict | list):
+        for inner, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _whole_numbers(value, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(config, int):
+        yield key, config
 
 
 def _is_open(key: str) -> bool:
@@ -296,46 +370,3 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(composed):
         del composed["hydra"]
     return composed
-
-
-def _settle_lr(config: Config, given_in_group: bool) -> None:
-    """One learning rate, in both places: `lr=`, or else the optimizer's own."""
-    own = config.optimizer.get("lr")
-    if own is not None:
-        try:
-            own = float(own)
-        except (TypeError, ValueError):
-            raise ConfigError(f"optimizer.lr={own}: must be a number above 0.") from None
-    if config.lr is None:
-        config.lr = own
-        config.__post_init__()
-    elif given_in_group and own != config.lr:
-        raise ConfigError(f"lr={config.lr:g} and optimizer.lr={own}: give one learning rate, as lr=.")
-    if config.lr is not None:
-        config.optimizer["lr"] = config.lr
-
-
-_KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's or OmegaConf's complaint in our form: file, key, value, what is allowed."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key, message, file = getattr(cause, "full_key", None), str(cause), ""
-    if match := re.match(r"In '(.*)': \w+ raised while composing config:\n(?s:(.*\n +full_key: (\S+).*))", message):
-        file, message, key = f"{match[1]}.yaml: ", match[2], match[3]
-    return file + _told(key, message)
-
-
-def _told(key: str | None, message: str) -> str:
-    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
-        return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
-    if match := re.match(r"Value '(.*)' is not a valid bool", message):
-        return f"{key}={match[1]}: must be true or false."
-    if "ict[str, List[str]]" in message:
-        return f"{key}: must be a list of overrides for each name, such as {{faster: [lr=0.1]}}."
-    if "is not a ListConfig" in message:
-        return f"{key}: must be a list, such as [a,b]."
-    if "is not Optional" in message or "is not optional" in message:
-        return f"{key}=null: can't be empty."
-    return " ".join(line.strip() for line in message.splitlines()[:1])

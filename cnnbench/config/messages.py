@@ -1,0 +1,68 @@
+"""Complaints of Hydra, OmegaConf and YAML, as one line for the person who typed the config."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from cnnbench.config.keys import keys_beside
+from cnnbench.errors import ConfigError, nearest
+
+
+def load_yaml(path: Path) -> Any:
+    """A YAML file; a mistake in it is a `ConfigError`."""
+    try:
+        return OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(yaml_line(error)) from None
+    except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: can't be read ({str(error).splitlines()[0]}).") from None
+
+
+def yaml_line(error: YAMLError) -> str:
+    """A mistake in a YAML file, by file and line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: not valid YAML ({error.problem})."
+    return f"{getattr(error, 'name', '')}: not valid YAML ({str(error).splitlines()[0]})."
+
+
+_KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false", "String": "text"}
+
+
+def one_line(error: Exception, composed: DictConfig | None = None) -> str:
+    """Hydra's or OmegaConf's complaint in our form: file, key, value, what is allowed.
+
+    Args:
+        error: the complaint.
+        composed: what an interpolation looked for its key in.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    message, file = str(cause), ""
+    if match := re.match(r"In '(.*)': \w+ raised while composing config:\n(?s:(.*))", message):
+        file, message = f"{match[1]}.yaml: ", match[2]
+    key = match[1] if (match := re.search(r"\n +full_key: (\S+)", message)) else ""
+    if composed is not None and (match := re.match("Interpolation key '(.*)' not found", message)):
+        parent, dot, _ = match[1].rpartition(".")
+        node = OmegaConf.select(composed, parent) if dot else composed
+        allowed = [f"{parent}{dot}{name!s}" for name in node if name != "hydra"] if OmegaConf.is_dict(node) else []
+        return f"{key}: there is no key '{match[1]}' to take a value from.{nearest(match[1], allowed)}"
+    return file + _told(key, message)
+
+
+def _told(key: str, message: str) -> str:
+    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
+    if match := re.match(r"Value '(.*)' is not a valid bool", message):
+        return f"{key}={match[1]}: must be true or false."
+    if key and re.match(r"Key '.*' (is )?not in ", message):
+        return f"there is no key '{key}'." + ("" if key.startswith("hydra") else nearest(key, keys_beside(key)))
+    if "ict[str, List[str]]" in message:
+        return f"{key}: must be a list of overrides for each name, such as {{faster: [lr=0.1]}}."
+    if "is not a ListConfig" in message:
+        return f"{key}: must be a list, such as [a,b]."
+    if "is not Optional" in message or "is not optional" in message:
+        return f"{key}=null: can't be empty."
+    return (f"{key}: " if key else "") + message.partition("\n")[0].strip()
