@@ -122,7 +122,7 @@ def test_one_bad_record_hides_no_other(command, here: Path) -> None:
     assert list(table(here / "runs")) == ["adam"]
     assert result.err.count("left out:") == 2
     assert str(broken.relative_to(here)) in result.err
-    assert "'high' is no number" in result.err
+    assert "history[0].val_acc: 'high' must be a number" in result.err
 
 
 def test_several_folders_and_runs_that_were_put_aside(command, here: Path) -> None:
