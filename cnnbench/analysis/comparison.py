@@ -413,7 +413,8 @@ def compare(
     settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         parts = identity.experiment(run.config, run.data.fingerprint, without=[Decides.REPETITION])
-        seeds = settings[_setting(run)][identity.canonical(parts)]
+        rung = "" if ladder is None else ladder.labels.get(run.run_id, "")  # fresh seeds of the top are a rung's own
+        seeds = settings[_setting(run)][identity.canonical(parts) + rung]
         if run.seed not in seeds or run.status == "done":  # the same run in two folders is one run
             seeds[run.seed] = run
     if len(settings) > 1 and not apart:

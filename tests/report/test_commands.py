@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cnnbench.config.composition import Composer, config_source
 from made_records import made, write
 
 from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+from cnnbench.config.composition import Composer, config_source
 from cnnbench.report.commands import commands_of, tune_command
 from cnnbench.results import identity
 

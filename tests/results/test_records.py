@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnnbench.config.composition import config_source
 from made_records import made
 
+from cnnbench.config.composition import config_source
 from cnnbench.errors import RecordError
 from cnnbench.results import identity, records
 from cnnbench.results.decoding import decode

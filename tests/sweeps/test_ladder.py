@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cnnbench.config.composition import Job, config_source
 from made_records import made
 
 from cnnbench.analysis import ladder
 from cnnbench.analysis.ladder import Ladder, Rung, judge
+from cnnbench.config.composition import Job, config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.images import digits
 from cnnbench.errors import ConfigError
