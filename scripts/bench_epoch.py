@@ -64,7 +64,8 @@ def watch_validation() -> None:
                 self.model(images)
         SPENT["forward"].append(time.perf_counter() - started)
 
-    Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end = on_start, on_end  # type: ignore[method-assign]
+    for method, replacement in (("on_validation_epoch_start", on_start), ("on_validation_epoch_end", on_end)):
+        setattr(Classifier, method, replacement)
 
 
 def train(job: Job, images: ImageSet) -> list[float]:

@@ -92,8 +92,8 @@ def main() -> int:
     rng = random.Random(options.seed)
     kills: dict[str, int] = {}
     sweeps = compared = differences = touched = left = 0
-    with tempfile.TemporaryDirectory() as place:
-        runs = Path(place)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
         whole = start(runs, "whole")
         print(whole.communicate()[0])
         assert whole.returncode == 0

@@ -149,7 +149,9 @@ def test_where_the_search_starts() -> None:
     e = 1.6487213  # exp(0.5)
     assert chances["kernel_size"].tolist() == pytest.approx([1 / (2 + e), e / (2 + e), 1 / (2 + e)])
     assert architecture.chosen() == [layer.start for layer in layers]
-    assert describe(model(), layers).startswith("conv1: 4 filters 3x3, stride 1, same, max pooling; conv2: 4 filters 3x3")
+    assert describe(model(), layers).startswith(
+        "conv1: 4 filters 3x3, stride 1, same, max pooling; conv2: 4 filters 3x3"
+    )
     with torch.no_grad():
         for parameter in architecture.parameters():
             parameter.zero_()
