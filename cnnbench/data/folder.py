@@ -1,4 +1,7 @@
-"""The reader of a folder of images, and its cache of decoded images. (imports no torch)"""
+"""The reader of a folder of images, and its cache of decoded images.
+
+The module imports no torch.
+"""
 
 import functools
 import hashlib
