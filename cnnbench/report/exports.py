@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning, measures
 from cnnbench.report.tables import UNITS, Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.results import records
