@@ -312,6 +312,9 @@ class Comparison:
         for c in ended:
             if c.broken:
                 text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
+            if lost := sum(not seeds for seeds in c.tunings.values()):
+                text += f" Of {c.label}, {lost} of {len(c.tunings)} tunings found no setting that trains; "
+                text += f"{'it counts' if lost == 1 else 'they count'} as chance."
         if chosen:
             text += " Settings chosen on the runs that they are judged by look better than they are: run the chosen "
             text += "settings with fresh seeds."
