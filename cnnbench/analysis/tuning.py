@@ -1,4 +1,4 @@
-"""Which settings were tried for each contestant, and which won? The plan and ledger of `cnnbench tune`. (no torch)"""
+"""The plan and ledger of `cnnbench tune`: which settings were tried for each contestant, and which won. (no torch)"""
 
 import contextlib
 import json
