@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from cnnbench.analysis import budget, ladder, stats, tuning
+from cnnbench.analysis import budget, ladder, sequential, stats, tuning
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
 from cnnbench.config.schema import ROLES, Decides
@@ -126,6 +126,10 @@ class Comparison:
     given_target: float | None = None
     ladder: Ladder | None = None
     """What the contestants are the rungs of."""
+    margin: float | None = None
+    """The smallest difference of accuracies that matters, from 0 to 1."""
+    share: float = 1.0
+    """The part of the 5 % that the verdicts may use, where they are repeated as seeds are added."""
 
     @property
     def measure(self) -> str:
@@ -144,7 +148,9 @@ class Comparison:
         sizes = self.contestants[0].runs[0].data.sizes
         images = sizes.test if self.measure == "test_acc" else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
-        return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
+        return stats.verdicts(
+            samples, self.baseline, resolution=1 / max(images, 1), margin=self.margin, only=only, share=self.share
+        )
 
     @cached_property
     def target(self) -> float:
@@ -175,12 +181,14 @@ class Comparison:
                 sides[verdict].append(other)
         told = [
             f"{word} {_enumerate(sides[verdict])}"
-            for verdict, word in (("better", "better than"), ("worse", "worse than"))
+            for verdict, word in (("better", "better than"), ("worse", "worse than"), ("equivalent", "equivalent to"))
             if sides[verdict]
         ]
         head += f"; it is {' and '.join(told)}." if told else "; it is not shown to be better than any other."
         if unsure := sides["not distinguishable"]:
             return f"{head} Not distinguishable from it: {_enumerate(unsure)}."
+        if sides["equivalent"]:
+            return head
         return f"{head} {'Each of these differences' if len(done) > 2 else 'The difference'} is beyond noise."
 
     @property
@@ -260,6 +268,11 @@ def load_ladder(folder: Path) -> Ladder | None:
     return _or_left_out(ladder.read, folder)
 
 
+def load_seeds(folder: Path) -> sequential.Plan | None:
+    """The plan of `seeds=auto` in this folder, in the same way."""
+    return _or_left_out(sequential.read, folder)
+
+
 def _or_left_out(read: Callable[[Path], _Plan | None], folder: Path) -> _Plan | None:
     try:
         return read(folder)
@@ -279,6 +292,8 @@ def compare(
     target: float | None = None,
     apart: bool = False,
     ladder: Ladder | None = None,
+    margin: float | None = None,
+    share: float = 1.0,
 ) -> list[Comparison]:
     """Groups runs into contestants.
 
@@ -290,6 +305,8 @@ def compare(
         target: validation accuracy whose cost is shown.
         apart: runs that can't stand in one table get a table for each data, split and validation source.
         ladder: its rungs lend their names to the contestants.
+        margin: the smallest difference of accuracies that matters, from 0 to 1.
+        share: the part of the 5 % that the verdicts may use (`sequential.looks`).
 
     Raises:
         ConfigError: there is no such group or baseline, or the runs can't stand in one table.
@@ -317,7 +334,7 @@ def compare(
         labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
         labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, target, ladder))
+        comparisons.append(Comparison(title, shown, None, target, ladder, margin, share))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):

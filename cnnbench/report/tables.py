@@ -89,6 +89,13 @@ def verdicts(comparison: Comparison) -> Sheet:
         f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %. Finds: the "
         f"difference that this many seeds would find in 80 % of cases, if the spreads are as seen."
     )
+    if comparison.margin is not None:
+        note += f" Equivalent: the true difference is smaller than {100 * comparison.margin:g} points."
+    if comparison.share < 1:
+        note += (
+            f" Seeds are added until the pairs are settled, so this look may use {comparison.share:.1%} of the 5 %; "
+            f"p values are divided by this share."
+        )
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
     return Sheet("Verdicts", columns, rows, note, left=3)
