@@ -90,11 +90,11 @@ def verdicts(comparison: Comparison) -> Sheet:
         f"difference that this many seeds would find in 80 % of cases, if the spreads are as seen."
     )
     if comparison.margin is not None:
-        note += f" Equivalent: the true difference is smaller than {100 * comparison.margin:g} points."
+        note += f" Equivalent: the true difference lies within ±{100 * comparison.margin:g}."
     if comparison.share < 1:
         note += (
-            f" Seeds are added until the pairs are settled, so this look may use {comparison.share:.1%} of the 5 %; "
-            f"p values are divided by this share."
+            f" Seeds are added until the pairs are settled, so this look may use {100 * comparison.share:.1f} % of "
+            f"the 5 %: p values are divided by that share."
         )
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
@@ -107,6 +107,7 @@ def _finds(pair: stats.Pair, comparison: Comparison) -> list[str]:
         return ["-", "-"]
     count = len(comparison.contestants)
     pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
+    pairs = math.ceil(pairs / comparison.share)
     sizes = (min(pair.seeds), 10)
     return [f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes]
 

@@ -108,11 +108,15 @@ class _Adder:
         look, more = self.plan.looks[number], self.plan.looks[number + 1 :]
         self.plan.decisions.append(decide(list(self._ended.values()), look, self.plan))
         self.plan.write(self.folder)
-        most = len(self._images) * self.plan.looks[-1].seeds
-        if self.plan.settled or not more:
-            say(f"{_told(self.plan.decisions[-1])}; {len(self._ended)} of at most {most} runs")
+        line = _told(self.plan.decisions[-1])
+        if self.plan.settled:
+            most = len(self._images) * self.plan.looks[-1].seeds
+            say(f"{line}; {len(self._ended)} of at most {most} runs were enough")
             return []
-        say(f"{_told(self.plan.decisions[-1])}; {more[0].seeds} seeds next")
+        if not more:
+            say(f"{line}; max_seeds is reached")
+            return []
+        say(f"{line}; {more[0].seeds} seeds next")
         return self._due(self._jobs_of(look.seeds, more[0].seeds))
 
     def _due(self, jobs: list[Job]) -> list[Task]:
