@@ -134,11 +134,11 @@ def check_contestants(jobs: list[Job]) -> None:
         ConfigError: they can't.
     """
     configs = [job.config for job in jobs]
+    if configs[0].ladder:
+        raise ConfigError("seeds=auto: a ladder has the same seeds on each rung; give their number, such as seeds=5.")
     if len(jobs) < 2:
         raise ConfigError("seeds=auto: needs two contestants, such as optimizer=sgd,adam; seeds=5 runs one five times.")
     for key in ("seeds", "max_seeds", "settle", "margin", "runs_dir", "name"):
         values = dict.fromkeys(str(getattr(config, key)) for config in configs)
         if len(values) > 1:
             raise ConfigError(f"{key}={','.join(values)}: with seeds=auto all contestants have the same {key}.")
-    if configs[0].ladder:
-        raise ConfigError("seeds=auto: a ladder has the same seeds on each rung; give their number, such as seeds=5.")

@@ -111,7 +111,7 @@ class _Adder:
         line = _told(self.plan.decisions[-1])
         if self.plan.settled:
             most = len(self._images) * self.plan.looks[-1].seeds
-            say(f"{line}; {len(self._ended)} of at most {most} runs were enough")
+            say(f"{line} with {len(self._ended)} of at most {most} runs")
             return []
         if not more:
             say(f"{line}; max_seeds is reached")
