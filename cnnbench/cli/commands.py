@@ -8,12 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.analysis.ladder import START, rehearse
+from cnnbench.analysis.ladder import START, JobsOf, rehearse
+from cnnbench.analysis.sequential import check_contestants
 from cnnbench.analysis.tuning import SAMPLERS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
-from cnnbench.config.schema import ROLES, Data
+from cnnbench.config.engines import Engine
+from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def train(words: list[str]) -> int:
         def jobs_of(added: list[str]) -> list[Job]:
             return composer.jobs([*options.overrides, *added], options.multirun)
 
+        if any(job.config.seeds == "auto" for job in jobs):
+            return _add_seeds(jobs, jobs_of, engine, options.dry_run)
         rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
         if options.dry_run:
             _dry_run(rungs, options.overrides)
@@ -71,6 +75,27 @@ def train(words: list[str]) -> int:
         from cnnbench.sweeps.sweep import run_all
 
         return run_all(jobs, images, engine)
+
+
+def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, dry_run: bool) -> int:
+    """Carries out `seeds=auto`, or lists the runs of its first look."""
+    check_contestants(contestants)
+    config = contestants[0].config
+
+    def with_seeds(first: int, end: int) -> list[Job]:
+        return jobs_of(["seeds=null", f"seed=range({first},{end})"])
+
+    jobs = with_seeds(0, FIRST_LOOK)
+    if dry_run:
+        print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
+        print("\n".join(" ".join(job.overrides) for job in jobs))
+        return 0
+    if engine is None and config.workers > 1:
+        _import_beside()
+    images = _images(contestants)
+    from cnnbench.sweeps.seeds import add_seeds
+
+    return add_seeds(jobs, with_seeds, images, engine)
 
 
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
@@ -144,12 +169,12 @@ def _compare(words: list[str]) -> int:
         print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
-    from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+    from cnnbench.analysis.comparison import compare, load, load_ladder, load_seeds, load_tuning
 
-    ladder = load_ladder(folders[0])
-    comparisons = compare(
-        load(folders), by, baseline, target, apart == "true", ladder, None if margin is None else margin / 100
-    )
+    ladder, seeds = load_ladder(folders[0]), load_seeds(folders[0])
+    planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
+    margin = planned if margin is None else margin / 100
+    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, margin=margin, share=share)
     tuning = load_tuning(folders[0])
     if options.json:
         from cnnbench.report.exports import as_json

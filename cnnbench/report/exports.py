@@ -123,6 +123,8 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "verdict": comparison.verdict,
         "measure": comparison.measure,
         "baseline": comparison.baseline,
+        "margin": comparison.margin,
+        "share": comparison.share,
         "target": comparison.target,
         "margin": comparison.margin,
         "contestants": [
