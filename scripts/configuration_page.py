@@ -212,7 +212,7 @@ def settings_of_compare() -> list[str]:
     return [
         wrapped(f"- **`{name}`**. {told[0].upper()}{one_line(told[1:])}", "  ")
         for name, told in found
-        if name not in ("runs", "ladder", "margin", "share")
+        if name not in ("runs", "ladder", "margin", "share", "tuning")
     ]
 
 

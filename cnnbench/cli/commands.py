@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.analysis.ladder import START, JobsOf, rehearse
 from cnnbench.analysis.sequential import check_contestants
-from cnnbench.analysis.tuning import SAMPLERS, Order, contestants
+from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
@@ -171,11 +171,10 @@ def _compare(words: list[str]) -> int:
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.analysis.comparison import compare, load, load_ladder, load_seeds, load_tuning
 
-    ladder, seeds = load_ladder(folders[0]), load_seeds(folders[0])
+    ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
-    margin = planned if margin is None else margin / 100
-    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, margin=margin, share=share)
-    tuning = load_tuning(folders[0])
+    limit = planned if margin is None else margin / 100
+    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, limit, share, tuning)
     if options.json:
         from cnnbench.report.exports import as_json
 
@@ -189,24 +188,27 @@ def _compare(words: list[str]) -> int:
 
 def _tune(words: list[str]) -> int:
     parser = command_parser("tune", "Finds each contestant's best setting.")
-    parser.add_argument("words", nargs="*", metavar="trials=12 | seeds=3 | sampler=NAME | space=NAME | KEY=VALUE,...")
+    own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
+    parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
     parser.add_argument("--config-dir", type=Path)
     options = parser.parse_intermixed_args(words)
-    settings, rest = settings_of(options.words, ["trials", "seeds", "sampler", "space"])
+    settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler={sampler}: there is no such sampler.{nearest(sampler, list(SAMPLERS))}")
-    numbers = {key: number(settings, key, int, 1, math.inf) for key in ("trials", "seeds")}
+    most = {"trials": math.inf, "seeds": SEEDS - 1, "tunings": math.inf}
+    numbers = {key: number(settings, key, int, 1, limit) for key, limit in most.items()}
     given = {key: value for key, value in numbers.items() if value is not None}
     order = Order(rest, sampler=sampler, space=settings.get("space"), **given)
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
         if options.cfg:
-            spaces = [", ".join(f"{key} {axis}" for key, axis in tuned.space.items()) for tuned in plan.contestants]
-            told = [
-                [*job.overrides, f"({plan.trials} trials of {space})"] for job, space in zip(jobs, spaces, strict=True)
-            ]
+            times = f"{plan.tunings} x " if plan.tunings > 1 else ""
+            told = []
+            for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
+                space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
+                told.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
             _print_configs(jobs, [" ".join(words) for words in told])
             return 0
         if engine is None and jobs[0].config.workers > 1:

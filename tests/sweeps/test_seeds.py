@@ -6,13 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from cnnbench.config.composition import config_source
 from conftest import all_records, without_times
 from interruptions import killed_after
 from made_records import made
 
 from cnnbench.analysis import sequential
 from cnnbench.analysis.sequential import Decision, Plan
+from cnnbench.config.composition import config_source
 from cnnbench.config.schema import Data
 from cnnbench.data.images import digits
 from cnnbench.errors import ConfigError
