@@ -1,9 +1,9 @@
-"""How long `cnnbench compare` takes, by the number of records.
+"""Measures how long `cnnbench compare` takes for different numbers of records.
 
     python scripts/bench_compare.py [--records 1000 10000]
 
-Each number of made-up records is compared twice: as many contestants with 5 seeds each, and as 5 contestants with many
-seeds each.
+Each number of invented records is compared twice: as many contestants with 5 seeds each, and as 5 contestants with
+many seeds each.
 """
 
 import argparse
@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.composition import config_source
-
 from cnnbench.results import records
 
 EPOCHS, CLASSES = 20, 10
 
 
 def made(config: dict[str, Any], choices: dict[str, str], contestant: int, seed: int) -> records.Record:
-    """A record such as a run with CIFAR-10 writes."""
+    """An invented record, as long as that of a run with CIFAR-10."""
     chance = random.Random(1000 * contestant + seed)
     lr = 1e-4 * 1.05**contestant
     config = config | {"lr": lr, "seed": seed, "optimizer": config["optimizer"] | {"lr": lr}}
@@ -49,7 +48,7 @@ def made(config: dict[str, Any], choices: dict[str, str], contestant: int, seed:
 
 
 def seconds(contestants: int, seeds: int) -> float:
-    """The processor time of the whole command."""
+    """Measures and prints the CPU time of a comparison, in seconds, and returns it."""
     with config_source(None) as composer:
         (job,) = composer.jobs(["optimizer=adam"], multirun=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,23 +58,23 @@ def seconds(contestants: int, seeds: int) -> float:
                 path = Path(folder, run.run_id, "record.json")
                 path.parent.mkdir()
                 path.write_text(run.as_json())
-        before, start = _processor_time(), time.perf_counter()
+        cpu_start, start = _cpu_time(), time.perf_counter()
         subprocess.run([sys.executable, "-m", "cnnbench", "compare", folder], check=True, stdout=subprocess.DEVNULL)
-        took, wall = _processor_time() - before, time.perf_counter() - start
+        took, wall = _cpu_time() - cpu_start, time.perf_counter() - start
         page = Path(folder, "report.html").stat().st_size / 1e6
     what = f"{contestants:>6,} contestants x {seeds:>5,} seeds"
-    print(f"{what}: {took:6.1f} s of a processor, {wall:6.1f} s in all, a page of {page:.1f} MB", flush=True)
+    print(f"{what}: {took:6.1f} s of CPU time, {wall:6.1f} s in all, a page of {page:.1f} MB", flush=True)
     return took
 
 
-def _processor_time() -> float:
-    """Of the commands that have ended; what else the machine does hardly changes it."""
+def _cpu_time() -> float:
+    """Seconds of CPU time of all commands that have ended; other load on the machine hardly changes them."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures all numbers of records, and prints the growth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[1000, 10_000], help="at least five")
     counts = parser.parse_args().records

@@ -1,12 +1,12 @@
-"""What an epoch costs beside its steps, measured inside real runs of the documents' CNN.
+"""Measures what an epoch costs besides its steps, in real runs of document 3's CNN.
 
     python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
 
 Three figures:
 
-    augmentation   its seconds, as a share of the training's other seconds
-    validation     its seconds, as a multiple of those of the forward passes alone, on the same images
-    writes         seconds of checkpoints, record and TensorBoard, as a share of an epoch
+    augmentation   its time, as a share of the rest of training
+    validation     its time, as a multiple of that of the forward passes alone on the same images
+    writes         time of checkpoints, record and TensorBoard, as a share of an epoch
 """
 
 import argparse
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cnnbench.config.composition import Job, config_source
 
+from cnnbench.config.composition import Job, config_source
 from cnnbench.data.augmentation import Augmentation
 from cnnbench.data.images import ImageSet, load
 from cnnbench.runtime.progress import Sweep
@@ -27,11 +27,11 @@ from cnnbench.sweeps.run import _Run, run
 from cnnbench.training.module import Classifier
 
 SPENT: dict[str, list[float]] = defaultdict(list)
-"""Seconds of each call, by what was called."""
+"""Seconds of each call, by name."""
 
 
 def watch(owner: type, method: str, name: str) -> None:
-    """Notes how long each call of a method takes."""
+    """Replaces a method by one that also measures each call, and adds its seconds to `SPENT[name]`."""
     inner: Callable[..., Any] = getattr(owner, method)
 
     def outer(*arguments: Any) -> Any:
@@ -45,7 +45,7 @@ def watch(owner: type, method: str, name: str) -> None:
 
 
 def watch_validation() -> None:
-    """Notes how long each validation takes, and forward passes alone right behind it."""
+    """Makes `Classifier` measure each validation, and right after it the forward passes alone."""
     start, end = Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end
     began = 0.0
 
@@ -64,11 +64,12 @@ def watch_validation() -> None:
                 self.model(images)
         SPENT["forward"].append(time.perf_counter() - started)
 
-    Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end = on_start, on_end  # type: ignore[method-assign]
+    for method, replacement in (("on_validation_epoch_start", on_start), ("on_validation_epoch_end", on_end)):
+        setattr(Classifier, method, replacement)
 
 
 def train(job: Job, images: ImageSet) -> list[float]:
-    """A whole run; returns the seconds of training of each epoch."""
+    """Carries out a run; returns the seconds of training of each epoch."""
     SPENT.clear()
     with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs, quiet=True) as screen:
         job.config.runs_dir = folder
@@ -78,21 +79,21 @@ def train(job: Job, images: ImageSet) -> list[float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the three figures for each precision and augmentation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     options = parser.parse_args()
     watch(Augmentation, "__call__", "augmentation")
-    watch(_Run, "keep_epoch", "writes")
+    watch(_Run, "_epoch_ended", "writes")
     watch_validation()
     for precision in options.precision:
         for augment in ("none", "flip_crop", "document"):
-            words = ["data=folder", f"data.root={options.root}", f"epochs={options.epochs}", f"augment={augment}"]
-            words += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}", "test=false"]
+            overrides = ["data=folder", f"data.root={options.root}", f"epochs={options.epochs}", f"augment={augment}"]
+            overrides += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}", "test=false"]
             with config_source(None) as composer:
-                (job,) = composer.jobs(words, multirun=False)
+                (job,) = composer.jobs(overrides, multirun=False)
             seconds = train(job, load(job.config.data))
             augmenting = sum(SPENT["augmentation"])
             passes = [a / b for a, b in zip(SPENT["validation"], SPENT["forward"], strict=True)]

@@ -1,10 +1,10 @@
-"""How much memory a run takes, and whether it grows.
+"""Measures how much memory a run takes, and whether it grows.
 
     python scripts/bench_memory.py --root DIR
 
-Two runs, each in a process of its own: one epoch of the documents' CNN on the images in DIR, whose peak is put beside
-what the images (as bytes) and the imports take; and 100 epochs on the digits, whose memory after the last epoch is put
-beside that after the tenth.
+Two runs, each in a process of its own. The first is an epoch of document 3's CNN on the images in DIR: its peak is
+compared with the memory of the images (as bytes) and the imports. The second is 100 epochs on the digits: its memory
+after the last epoch is compared with that after the tenth.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 WATCHED = """
 import sys
 from pathlib import Path
-import cnnbench.sweep
+import cnnbench.sweeps.sweep
 from cnnbench.cli import main
 from cnnbench.sweeps.run import _Run
 
@@ -22,12 +22,12 @@ def megabytes(what):
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return int(lines[what].split()[0]) / 1024
 
-def keep_epoch(self, trainer):
+def epoch_ended(self, state):
     print("images", (self.images.train.nbytes + self.images.test.nbytes) / 2**20)
     print("epoch", megabytes("VmRSS"))
-    return kept(self, trainer)
+    original(self, state)
 
-kept, _Run.keep_epoch = _Run.keep_epoch, keep_epoch
+original, _Run._epoch_ended = _Run._epoch_ended, epoch_ended
 print("imports", megabytes("VmRSS"))
 code = main([*sys.argv[1:], "force=true"])
 print("peak", megabytes("VmHWM"))
@@ -35,20 +35,20 @@ sys.exit(code)
 """
 
 
-def watched(words: list[str]) -> dict[str, list[float]]:
-    """Megabytes of memory, by moment, of a run in a new process."""
-    command = [sys.executable, "-c", WATCHED, *words, "runs_dir=runs", "name=bench_memory"]
+def watched(overrides: list[str]) -> dict[str, list[float]]:
+    """Carries out a run in a new process; returns its memory in MB by moment."""
+    command = [sys.executable, "-c", WATCHED, *overrides, "runs_dir=runs", "name=bench_memory"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, list[float]] = {"imports": [], "images": [], "epoch": [], "peak": []}
+    moments: dict[str, list[float]] = {"imports": [], "images": [], "epoch": [], "peak": []}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
-        if name in found:
-            found[name].append(float(value))
-    return found
+        if name in moments:
+            moments[name].append(float(value))
+    return moments
 
 
 def main() -> None:
-    """Measures both (Linux)."""
+    """Measures both runs, on Linux."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
     root = parser.parse_args().root

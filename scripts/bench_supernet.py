@@ -1,8 +1,9 @@
-"""What a weights' step of the super-network costs, beside one of the largest discrete network that it contains.
+"""Measures a step of the super-network's weights against one of the largest discrete network that it contains.
 
     python scripts/bench_supernet.py [--models plain_cnn document_cnn] [--batch 128] [--repeats 30]
 
-Forward, backward and the optimizer's step on one batch, in float32, in turn; the median of the ratios.
+A step is forward, backward and the optimizer's step on one batch in float32. Both networks step in turn; the result is
+the median of the ratios.
 """
 
 import argparse
@@ -12,9 +13,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from cnnbench.config.composition import config_source
 from torch import nn
 
+from cnnbench.config.composition import config_source
 from cnnbench.runtime.machine import keep_freed_memory
 from cnnbench.search.space import largest, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork
@@ -24,7 +25,7 @@ SHAPE, CLASSES = (3, 32, 32), 10
 
 
 def step_of(model: nn.Module, batch: int) -> Callable[[], float]:
-    """Seconds of one step of gradient descent."""
+    """A function that takes one step of gradient descent and returns its seconds."""
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     images = torch.rand(batch, *SHAPE).contiguous(memory_format=torch.channels_last)
@@ -41,12 +42,12 @@ def step_of(model: nn.Module, batch: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Measures and prints the medians."""
+    """Measures all models, and prints the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["plain_cnn", "document_cnn"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--threads", type=int, help="processor threads; what PyTorch finds if not said")
+    parser.add_argument("--threads", type=int, help="CPU threads; the default is PyTorch's")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,13 +1,13 @@
-"""What a sweep, a run and a start cost beside the training itself; whole commands, in turn, as one would type them.
+"""Measures what a start, a run and a sweep cost besides the training itself, with whole commands as a user types them.
 
     python scripts/bench_sweep.py --root DIR [--repeats 3] [--precision fp32 bf16]
 
 Three parts:
 
-    start      processor seconds of --help, of a bad config and of --cfg job; seconds from the imports' end to the first
+    start      CPU seconds of --help, of a bad config and of --cfg job; seconds from the end of the imports to the first
                training step of a run on the digits
-    tiny       seconds of one more tiny run (digits, one epoch) in a sweep of one process, beside its training
-    workers    images/s of a sweep of eight runs, workers=2 against workers=1: of the command whole, and of the training
+    tiny       seconds that one more tiny run (digits, one epoch) adds to a sweep of one process, without its training
+    workers    images/s of a sweep of eight runs, workers=2 against workers=1: of the whole command, and of the training
                alone
 """
 
@@ -27,7 +27,7 @@ CNNBENCH = [sys.executable, "-m", "cnnbench"]
 
 FIRST_STEP = """
 import time
-import cnnbench.sweep
+import cnnbench.sweeps.sweep
 from cnnbench.cli import main
 from cnnbench.training.module import Classifier
 step, first = Classifier.training_step, []
@@ -39,29 +39,30 @@ print("first step", first[0] - started)
 
 
 def timed(command: list[str]) -> tuple[float, float, str]:
-    """Runs a command; returns seconds, processor seconds, and what it printed."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    """Runs a command; returns its seconds, its CPU seconds, and its output."""
+    first, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
-    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, last = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode in (0, 2), done.stderr
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+    return seconds, last.ru_utime + last.ru_stime - first.ru_utime - first.ru_stime, done.stdout
 
 
 def histories(folder: str) -> list[list[dict[str, float]]]:
-    """Of all runs in a folder."""
+    """The histories of all runs in a folder."""
     return [json.loads(path.read_text())["history"] for path in Path(folder).rglob("record.json")]
 
 
 def start() -> dict[str, float]:
-    """Processor seconds of what needs no torch, and seconds to the first step."""
-    found = {" ".join(words): timed([*CNNBENCH, *words])[1] for words in (["--help"], ["lr=abc"], ["--cfg", "job"])}
+    """CPU seconds of commands that need no torch, and seconds to the first step of a run."""
+    commands = (["--help"], ["lr=abc"], ["--cfg", "job"])
+    seconds = {" ".join(arguments): timed([*CNNBENCH, *arguments])[1] for arguments in commands}
     with tempfile.TemporaryDirectory() as folder:
         printed = timed([sys.executable, "-c", FIRST_STEP.format(folder=folder)])[2]
-    return found | {"first step after": float(printed.split()[-1])}
+    return seconds | {"first step after": float(printed.split()[-1])}
 
 
 def tiny() -> dict[str, float]:
-    """Seconds of one more run, its training left out."""
+    """Seconds that one more run adds to a sweep, without its training."""
     took, trained = {}, {}
     for runs in (2, 22):
         with tempfile.TemporaryDirectory() as folder:
@@ -73,24 +74,24 @@ def tiny() -> dict[str, float]:
 
 def workers(root: str, precision: str) -> dict[str, float]:
     """Images/s of the same sweep in one process and in two."""
-    found: dict[str, float] = {}
+    speeds: dict[str, float] = {}
     for n in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            words = ["data=folder", f"data.root={root}", "data.limit=10000", "epochs=2", "seed=0,1"]
-            words += ["optimizer=sgd,momentum,adagrad,adam", f"runs_dir={folder}", f"workers={n}"]
-            words += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}"]
-            seconds = timed([*CNNBENCH, "-m", *words])[0]
+            overrides = ["data=folder", f"data.root={root}", "data.limit=10000", "epochs=2", "seed=0,1"]
+            overrides += ["optimizer=sgd,momentum,adagrad,adam", f"runs_dir={folder}", f"workers={n}"]
+            overrides += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}"]
+            seconds = timed([*CNNBENCH, "-m", *overrides])[0]
             runs = histories(folder)
         images = sum(history[-1]["images_seen"] for history in runs)
         training = sum(row["seconds"] for history in runs for row in history) / n
-        found |= {f"workers={n}, command": images / seconds, f"workers={n}, training": images / training}
+        speeds |= {f"workers={n}, command": images / seconds, f"workers={n}, training": images / training}
     for what in ("command", "training"):
-        found[f"ratio, {what}"] = found[f"workers=2, {what}"] / found[f"workers=1, {what}"]
-    return found
+        speeds[f"ratio, {what}"] = speeds[f"workers=2, {what}"] / speeds[f"workers=1, {what}"]
+    return speeds
 
 
 def report(title: str, repeats: int, measure: Callable[[], dict[str, float]]) -> None:
-    """Measures, and prints medians with their range."""
+    """Repeats a measurement, and prints medians with their range."""
     measured = [measure() for _ in range(repeats)]
     print(title)
     for name in measured[0]:
@@ -100,7 +101,7 @@ def report(title: str, repeats: int, measure: Callable[[], dict[str, float]]) ->
 
 
 def main() -> None:
-    """Measures all three."""
+    """Measures all three parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,17 +1,16 @@
-"""Training images/s of the documents' CNN: hand-written loops and Keras against cnnbench's own way (module, Trainer,
-logging, record, all of it).
+"""Measures the training speed of document 3's CNN: cnnbench's whole runs against hand-written loops and Keras.
 
-All train on the same images in one process, in turn; what counts are the ratios, taken pair by pair, since machines are
-noisy.
+All train on the same images in one process, in turn. The results are ratios, taken pair by pair, since the speed of a
+machine varies.
 
     loop             PyTorch, normalised float images ready in memory; augmented by cnnbench's own code
-    loop, last       the same in channels_last
+    loop, last       as `loop`, in channels_last
     dataloader       what most people write: PIL images, torchvision transforms, a DataLoader with 2 workers
     keras            model.fit on arrays in memory, where Keras is installed (no augmentation)
-    bare             cnnbench's network and optimizer on one batch that is ready, again and again: the arithmetic alone
-    cnnbench         a whole run; the speed that its record gives
+    bare             cnnbench's network and optimizer on the same batch again and again: the arithmetic alone
+    cnnbench         a whole run, with Trainer, logging and record; the speed is that of its record
 
-The documents' CNN is written out by hand for the first three. Other networks are cnnbench's own everywhere.
+The first three have document 3's CNN written out by hand. Other networks are cnnbench's own everywhere.
 
     python scripts/bench_training.py --root DIR [--images 10000] [--repeats 5] [--precision fp32 bf16]
         [--augment none flip_crop document] [--model document_cnn --batch 128] [--only loop cnnbench]
@@ -33,9 +32,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from cnnbench.config.composition import Job, config_source
 from torch import Tensor, nn
 
+from cnnbench.config.composition import Job, config_source
 from cnnbench.data.images import ImageSet, load
 from cnnbench.runtime.progress import Sweep
 from cnnbench.sweeps.run import run
@@ -43,24 +42,24 @@ from cnnbench.training.parts import make_augmentation, make_model
 
 
 def device_of(job: Job) -> torch.device:
-    """Where the job would run."""
+    """The device on which the job runs."""
     gpu = job.config.hardware.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 
 
 def precision(job: Job) -> AbstractContextManager[Any]:
-    """The job's arithmetic."""
+    """A context with the precision of the job."""
     bf16 = job.config.hardware.precision == "bf16-mixed"
     return torch.autocast(device_of(job).type, torch.bfloat16, enabled=bf16)
 
 
 def own_network(job: Job, images: ImageSet) -> nn.Module:
-    """As cnnbench builds it."""
+    """The job's network as cnnbench builds it."""
     return make_model(job.config, (images.train.shape[3], *images.train.shape[1:3]), len(images.classes))
 
 
 def written_network(job: Job, images: ImageSet) -> nn.Module:
-    """As one writes it."""
+    """Document 3's CNN as one writes it by hand; for another model cnnbench's own network."""
     if job.choices["model"] != "document_cnn":
         return own_network(job, images)
     height, width, channels = images.train.shape[1:]
@@ -74,7 +73,7 @@ def written_network(job: Job, images: ImageSet) -> nn.Module:
 def train(
     job: Job, images: ImageSet, batches: Iterable[tuple[Tensor, Tensor]], count: int, last: bool, own: bool = False
 ) -> float:
-    """The loop that everyone knows, over one epoch; returns images/s."""
+    """Trains an epoch with the usual PyTorch loop; returns images/s."""
     device, layout = device_of(job), torch.channels_last if last else torch.contiguous_format
     torch.manual_seed(0)
     model = (own_network if own else written_network)(job, images).to(device).to(memory_format=layout)
@@ -93,31 +92,31 @@ def train(
 
 
 def in_memory(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches by index from tensors that lie where they are trained on."""
+    """Batches taken by index from tensors on the device that trains."""
     device = device_of(job)
     y = torch.from_numpy(images.train_labels[:count]).to(device)
     x = torch.from_numpy(images.train[:count]).to(device).permute(0, 3, 1, 2)
     floats = x.float()
-    mean, deviation = floats.mean((0, 2, 3), keepdim=True), floats.std((0, 2, 3), keepdim=True)
+    mean, std = floats.mean((0, 2, 3), keepdim=True), floats.std((0, 2, 3), keepdim=True)
     augment = make_augmentation(job.config, count, mean.flatten().tolist())
     generator = torch.Generator(device)
     if augment is None:
-        x = (floats - mean) / deviation
+        x = (floats - mean) / std
     for positions in torch.randperm(count).to(device).split(job.config.batch_size):
         batch = x[positions]
         if augment is not None:
-            batch = (augment(batch, positions, 0, generator).float() - mean) / deviation
+            batch = (augment(batch, positions, 0, generator).float() - mean) / std
         yield batch, y[positions]
 
 
 def one_again(job: Job, images: ImageSet, count: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """One batch, as many times as there are in an epoch."""
+    """One batch, repeated as often as an epoch has batches."""
     batch = next(in_memory(job, images, job.config.batch_size))
     return [(batch[0].contiguous(memory_format=torch.channels_last), batch[1])] * -(-count // job.config.batch_size)
 
 
 def through_a_loader(job: Job, images: ImageSet, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of torchvision transforms, one image at a time."""
+    """Batches of a DataLoader with torchvision transforms, which handles one image at a time."""
     from PIL import Image
     from torchvision import transforms
 
@@ -141,7 +140,7 @@ def through_a_loader(job: Job, images: ImageSet, count: int) -> Iterator[tuple[T
 
 
 def keras_fit(images: ImageSet, count: int, job: Job) -> Callable[[], float]:
-    """Keras's own way with the same network; the model is built once."""
+    """Builds the same network in Keras; returns a function that trains an epoch and returns images/s."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -171,7 +170,7 @@ def keras_fit(images: ImageSet, count: int, job: Job) -> Callable[[], float]:
 
 
 def through_cnnbench(job: Job, images: ImageSet) -> float:
-    """The same epoch as a run, from split to record."""
+    """Carries out the job as a run, from split to record; returns the images/s of its last epoch."""
     with tempfile.TemporaryDirectory() as folder, Sweep(1, job.config.epochs) as screen:
         job = copy.deepcopy(job)
         job.config.runs_dir = folder
@@ -181,8 +180,8 @@ def through_cnnbench(job: Job, images: ImageSet) -> float:
 
 
 def contestants(job: Job, images: ImageSet, count: int) -> dict[str, Callable[[], float]]:
-    """What is measured, by name; each call is one epoch."""
-    found: dict[str, Callable[[], float]] = {
+    """The contestants by name: functions that train an epoch and return images/s."""
+    functions: dict[str, Callable[[], float]] = {
         "loop": lambda: train(job, images, in_memory(job, images, count), count, False),
         "loop, last": lambda: train(job, images, in_memory(job, images, count), count, True),
         "dataloader": lambda: train(job, images, through_a_loader(job, images, count), count, False),
@@ -191,8 +190,8 @@ def contestants(job: Job, images: ImageSet, count: int) -> dict[str, Callable[[]
     }
     plain = job.choices["augment"] == "none" and job.choices["model"] == "document_cnn"
     if plain and find_spec("keras") and (find_spec("tensorflow") or find_spec("jax")):
-        found["keras"] = keras_fit(images, count, job)
-    return found
+        functions["keras"] = keras_fit(images, count, job)
+    return functions
 
 
 def main() -> None:
@@ -210,28 +209,31 @@ def main() -> None:
     images = None
     for bits in options.precision:
         for augment in options.augment:
-            words = ["data=folder", f"data.root={options.root}", "epochs=1", f"batch_size={options.batch}"]
-            words += ["data.val_fraction=0.02", f"data.limit={round(options.images / 0.98)}", f"augment={augment}"]
-            words += [f"model={options.model}", f"hardware.precision={'32-true' if bits == 'fp32' else 'bf16-mixed'}"]
+            overrides = ["data=folder", f"data.root={options.root}", "epochs=1", f"batch_size={options.batch}"]
+            overrides += ["data.val_fraction=0.02", f"data.limit={round(options.images / 0.98)}", f"augment={augment}"]
+            overrides += [
+                f"model={options.model}",
+                f"hardware.precision={'32-true' if bits == 'fp32' else 'bf16-mixed'}",
+            ]
             with config_source(None) as composer:
-                (job,) = composer.jobs(words, multirun=False)
+                (job,) = composer.jobs(overrides, multirun=False)
             images = images or load(job.config.data)
             calls = contestants(job, images, options.images)
             calls = {name: call for name, call in calls.items() if not options.only or name in options.only}
-            for call in calls.values():  # a first time that doesn't count
+            for call in calls.values():  # the first epoch warms up, and doesn't count
                 call()
             measured: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(options.repeats):
                 for name, call in calls.items():
                     measured[name].append(call())
             report(f"{options.model}, batch {options.batch}, {bits}, augment={augment}", measured)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.processor()}
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": platform.processor()}
     machine |= {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     print(json.dumps(machine))
 
 
 def report(title: str, measured: dict[str, list[float]]) -> None:
-    """Prints medians with their range, and cnnbench's ratio to each of the others."""
+    """Prints medians with their range, and the ratio of cnnbench's speed to each of the others'."""
     print(title)
     for name, speeds in measured.items():
         line = (

@@ -1,8 +1,8 @@
-"""Kills a sweep with SIGKILL again and again, at random moments and amid checkpoint writes, and lets it go on.
+"""Kills a sweep with SIGKILL again and again, at random moments and amid checkpoint writes, and resumes it.
 
-The sweep has everything that has a state: accumulated gradients, dropout, random augmentation, a schedule, early
-stopping. When it is done, each record must equal that of the same run without kills (times aside), and nothing that was
-finished may have been touched since.
+The sweep uses everything that has a state: accumulated gradients, dropout, random augmentation, a schedule, early
+stopping. In the end each record must equal that of the same run without kills, except for times, and no finished run
+may have been changed.
 
     python scripts/soak.py --kills 50
 """
@@ -26,16 +26,15 @@ SWEEP = (
 
 
 def start(runs: Path, name: str) -> subprocess.Popen[str]:
-    """The sweep in a process of its own."""
-    words = [*SWEEP.split(), f"runs_dir={runs}", f"name={name}"]
-    command = [sys.executable, "-m", "cnnbench", *words]
+    """Starts the sweep in a process of its own."""
+    command = [sys.executable, "-m", "cnnbench", *SWEEP.split(), f"runs_dir={runs}", f"name={name}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def kill(process: subprocess.Popen[str], folder: Path, amid_write: bool, rng: random.Random) -> str | None:
-    """Waits for the sweep to work, then kills it; returns how, or None if it ended first."""
-    known = snapshot(folder)
-    while snapshot(folder) == known:
+    """Waits until the sweep writes something, then kills it; returns how, or None if it ended before."""
+    first = snapshot(folder)
+    while snapshot(folder) == first:
         if process.poll() is not None:
             return None
         time.sleep(0.01)
@@ -55,37 +54,37 @@ def kill(process: subprocess.Popen[str], folder: Path, amid_write: bool, rng: ra
 
 
 def snapshot(folder: Path) -> list[tuple[str, int]]:
-    """What the sweep has written so far."""
-    found = []
+    """The files that the sweep has written so far, with their times of change."""
+    files = []
     for path in folder.glob("*/*"):
         try:
-            found.append((str(path), path.stat().st_mtime_ns))
+            files.append((str(path), path.stat().st_mtime_ns))
         except FileNotFoundError:  # renamed meanwhile
             continue
-    return sorted(found)
+    return sorted(files)
 
 
 def finished(folder: Path) -> dict[Path, bytes]:
-    """The records that say done, to the byte."""
+    """The contents of all records with status `done`."""
     contents = {path: path.read_bytes() for path in folder.glob("*/record.json")}
     return {path: content for path, content in contents.items() if json.loads(content)["status"] == "done"}
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """All records by run id, without what may differ: times, and where they lie."""
-    found = {}
+    """All records by run id, without what may differ: times, paths and the commit."""
+    records = {}
     for path in folder.glob("*/record.json"):
         record = json.loads(path.read_bytes())
         for row in record["history"]:
             del row["seconds"], row["images_per_second"]
         record["environment"].pop("git_commit", None)  # somebody may commit meanwhile
         del record["config"]["name"], record["config"]["runs_dir"], record["overrides"]
-        found[record["run_id"]] = record
-    return found
+        records[record["run_id"]] = record
+    return records
 
 
 def main() -> int:
-    """Prints a summary; returns 1 if anything was lost, run twice, or came out differently."""
+    """Prints a summary; returns 1 if a result was lost, changed or different."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -93,8 +92,8 @@ def main() -> int:
     rng = random.Random(options.seed)
     kills: dict[str, int] = {}
     sweeps = compared = differences = touched = left = 0
-    with tempfile.TemporaryDirectory() as place:
-        runs = Path(place)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
         whole = start(runs, "whole")
         print(whole.communicate()[0])
         assert whole.returncode == 0
@@ -102,14 +101,14 @@ def main() -> int:
         while sum(kills.values()) < options.kills:
             name = f"sweep{sweeps}"
             while True:
-                before = finished(runs / name)
+                done = finished(runs / name)
                 process = start(runs, name)
                 how = None
                 if sum(kills.values()) < options.kills:
                     how = kill(process, runs / name, amid_write=rng.random() < 0.5, rng=rng)
                 if how is None:
                     output = process.communicate()[0]
-                touched += sum(path.read_bytes() != content for path, content in before.items())
+                touched += sum(path.read_bytes() != content for path, content in done.items())
                 if how is None:
                     break
                 kills[how] = kills.get(how, 0) + 1
@@ -118,9 +117,9 @@ def main() -> int:
             if process.returncode != 0:
                 print(output)
                 return 1
-            found = results(runs / name)
-            compared += len(found)
-            differences += sum(found.get(key) != record for key, record in expected.items())
+            records = results(runs / name)
+            compared += len(records)
+            differences += sum(records.get(key) != record for key, record in expected.items())
             left += len(list((runs / name).glob("*/.*.ckpt.*")))
     ways = ", ".join(f"{count} {how}" for how, count in sorted(kills.items()))
     print(f"{sum(kills.values())} kills survived ({ways}) in {sweeps} sweeps")

@@ -1,4 +1,4 @@
-"""What do the records say, and with what certainty? Contestants, measures and verdicts. (imports no torch)
+"""Contestants, what is measured of them, and the verdicts on their differences. (imports no torch)
 
 Runs that differ only in their seed are one contestant. Contestants are put side by side only where data, split and
 validation source are the same.
@@ -9,14 +9,15 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from cnnbench.analysis import budget, ladder, stats, tuning
+from cnnbench.analysis import budget, exact_tests, ladder, stats, tuning
+from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
 from cnnbench.config.schema import ROLES, Decides
@@ -43,8 +44,23 @@ class Contestant:
 
     @cached_property
     def done(self) -> list[Record]:
-        """The runs that came to their end."""
+        """The runs that were trained to their end."""
         return [run for run in self.runs if run.status == "done"]
+
+    @cached_property
+    def broken(self) -> list[Record]:
+        """The runs that diverged or failed: results too, though without a trained network."""
+        return [run for run in self.runs if run.status in ("diverged", "failed")]
+
+    @property
+    def ended(self) -> int:
+        """How many runs came to an end, whatever it was; those interrupted did not."""
+        return len(self.done) + len(self.broken)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, from 0 to 1: what a broken run counts as."""
+        return 1 / max(len(self.runs[0].data.classes), 1)
 
     def measured(self, measure: str, target: float = math.inf) -> list[float]:
         """A measure of each finished run, by its name in `measure`."""
@@ -53,14 +69,34 @@ class Contestant:
         return [value for found in self._measures[target] if (value := found[measure]) is not None]
 
     def by_seed(self, measure: str) -> dict[int, float]:
-        """A measure of each finished run by its seed."""
+        """An accuracy of each run that ended, by its seed; a broken run counts as chance."""
         values = {run.seed: measures(run)[measure] for run in self.done}
-        return {seed: value for seed, value in values.items() if value is not None}
+        broken = {run.seed: self.chance for run in self.broken}
+        return {seed: value for seed, value in values.items() if value is not None} | broken
+
+    def score(self, measure: str) -> float | None:
+        """Mean of `by_seed`: what contestants are ordered by. None before any run has ended."""
+        values = self.by_seed(measure).values()
+        return sum(values) / len(values) if values else None
 
     def mean(self, measure: str) -> float | None:
-        """Mean over seeds; None if there is nothing to take it of."""
+        """Mean of the finished runs; None where there are none."""
         values = self.measured(measure)
         return sum(values) / len(values) if values else None
+
+    def interval(self, measure: str) -> tuple[float, float] | None:
+        """95 % interval of that mean, by Student's t; None for fewer than two runs."""
+        bounds = (0.0, 1.0) if measure.endswith("_acc") else (-math.inf, math.inf)
+        return stats.interval(self.measured(measure), *bounds)
+
+    def costs(self, unit: str, target: float) -> list[float]:
+        """What each run that ended needed to reach a validation accuracy; infinite where it never did, or broke.
+
+        Args:
+            unit: `epochs`, `images` or `seconds`.
+            target: from 0 to 1.
+        """
+        return [*self.measured(f"target_{unit}", target), *(math.inf for _ in self.broken)]
 
     @property
     def statuses(self) -> Counter[str]:
@@ -126,6 +162,10 @@ class Comparison:
     given_target: float | None = None
     ladder: Ladder | None = None
     """What the contestants are the rungs of."""
+    margin: float | None = None
+    """Differences of accuracy below it do not matter; None asks for no equivalence."""
+    share: float = 1.0
+    """The part of the 5 % that the verdicts may use, where seeds were added look by look."""
 
     @property
     def measure(self) -> str:
@@ -134,17 +174,52 @@ class Comparison:
 
     @property
     def judged(self) -> str:
-        """The same in words."""
+        """Name of the measure that the verdicts are about."""
         return "test accuracy" if self.measure == "test_acc" else "best validation accuracy"
+
+    @property
+    def leader(self) -> Contestant:
+        """The named baseline, or else the contestant with the best mean validation accuracy."""
+        return next((c for c in self.contestants if c.label == self.baseline), self.contestants[0])
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """The verdicts, by `measure`."""
+        """The verdicts, by `measure`.
+
+        A broken run counts as chance. A contestant all of whose runs broke is worse than one with a finished run, on
+        that ground alone: such a pair has no p value.
+        """
         samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
         sizes = self.contestants[0].runs[0].data.sizes
         images = sizes.test if self.measure == "test_acc" else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
-        return stats.verdicts(samples, self.baseline, resolution=1 / max(images, 1), only=only)
+        pairs = stats.verdicts(samples, self.baseline, 1 / max(images, 1), self.margin, only, self.share)
+        finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
+        return [_broken(pair) if self._one_broke(pair, finished) else pair for pair in pairs]
+
+    @staticmethod
+    def _one_broke(pair: Pair, finished: dict[str, bool]) -> bool:
+        """Whether all runs of one contestant broke, and not all of the other."""
+        both = pair.first in finished and pair.second in finished
+        return both and finished[pair.first] != finished[pair.second]
+
+    @cached_property
+    def failures(self) -> list[Exact]:
+        """The contestants compared by how many of their runs broke; nothing where none did."""
+        if not any(c.broken for c in self.contestants):
+            return []
+        counts = {c.label: (len(c.broken), c.ended) for c in self.contestants if c.ended}
+        return exact_tests.failures(counts, self._few_pairs)
+
+    def cost_verdicts(self, unit: str) -> list[Exact]:
+        """The contestants compared by what it cost to reach the target, in `epochs`, `images` or `seconds`."""
+        samples = {c.label: c.costs(unit, self.target) for c in self.contestants}
+        return exact_tests.costs(samples, self._few_pairs)
+
+    @property
+    def _few_pairs(self) -> str | None:
+        """The baseline of exact tests: with many contestants the leader, so that there are no thousands of pairs."""
+        return self.leader.label if self.baseline or len(self.contestants) > MOST_PAIRED else None
 
     @cached_property
     def target(self) -> float:
@@ -156,32 +231,50 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Two sentences for a person in a hurry."""
-        done = [c for c in self.contestants if c.done]
-        if len(done) < 2:
+        """The answer in a few sentences."""
+        ended = [c for c in self.contestants if c.ended]
+        if not any(c.done for c in ended) or len(ended) < 2:
             return "There are not two contestants with finished runs. So there is no verdict."
-        leader = next((c for c in done if c.label == self.baseline), done[0])
+        leader = self.leader
         mean = leader.mean(self.measure)
-        head = f"{leader.label} has {'the best validation accuracy' if leader is done[0] else 'been named as baseline'}"
-        head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
-        if max(len(c.done) for c in done) < 2:
-            return f"{head}. One seed says nothing of how sure a difference is: run at least three, seed=0,1,2."
+        if leader.label == self.baseline:
+            head = f"The baseline is {leader.label}"
+            head += f", with {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
+        else:
+            head = f"{leader.label} has the best validation accuracy"
+            head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
+        if max(c.ended for c in ended) < 2:
+            return f"{head}. One seed does not show how sure a difference is: run at least three, seed=0,1,2."
         sides: dict[str, list[str]] = defaultdict(list)
         for pair in self.pairs:
             if leader.label in (pair.first, pair.second):
-                other = pair.second if pair.first == leader.label else pair.first
-                turned = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)
-                verdict = pair.verdict if pair.first == leader.label else turned
-                sides[verdict].append(other)
-        told = [
-            f"{word} {_enumerate(sides[verdict])}"
-            for verdict, word in (("better", "better than"), ("worse", "worse than"))
-            if sides[verdict]
-        ]
-        head += f"; it is {' and '.join(told)}." if told else "; it is not shown to be better than any other."
-        if unsure := sides["not distinguishable"]:
-            return f"{head} Not distinguishable from it: {_enumerate(unsure)}."
-        return f"{head} {'Each of these differences' if len(done) > 2 else 'The difference'} is beyond noise."
+                seen = pair if pair.first == leader.label else pair.turned
+                unsure = seen.verdict == "not distinguishable"
+                sides[seen.verdict].append(seen.second + (_difference(seen) if unsure else ""))
+        found = [f"{side} than {_enumerate(sides[side])}" for side in ("better", "worse") if sides[side]]
+        text = (
+            f"{head}; it is {' and '.join(found)}."
+            if found
+            else f"{head}; it is not shown to be better than any other."
+        )
+        if same := sides["equivalent"]:
+            text += f" Equivalent to it within {100 * (self.margin or 0):g} points: {_enumerate(same)}."
+            text += self._cheaper(leader, same)
+        if open_ := sides["not distinguishable"]:
+            text += f" Not distinguishable from it: {_enumerate(open_)}."
+        if found and not same and not open_:
+            text += f" {'Each of these differences' if len(ended) > 2 else 'The difference'} is beyond noise."
+        for c in ended:
+            if c.broken:
+                text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
+        return text
+
+    def _cheaper(self, leader: Contestant, others: list[str]) -> str:
+        """Names the cheapest of equivalent contestants, by seconds of training."""
+        equal = [c for c in self.contestants if c is leader or c.label in others]
+        seconds = {c.label: c.mean("seconds") or math.inf for c in equal}
+        cheapest = min(seconds, key=lambda label: seconds[label])
+        return f" The cheapest of these is {cheapest}, with {seconds[cheapest]:,.1f} s of training."
 
     @property
     def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
@@ -195,6 +288,22 @@ class Comparison:
                     measured = contestant.measured(measure)
                     found.append((claim.source, contestant.label, measure, claim.value, measured))
         return found
+
+
+def _broken(pair: Pair) -> Pair:
+    """The pair without what a t-test says, where one contestant has only broken runs."""
+    verdict: stats.Verdict = "better" if (pair.difference or 0) > 0 else "worse"
+    return replace(
+        pair, verdict=verdict, p=None, raw_p=None, interval=None, raw_interval=None, freedom=None, within=None
+    )
+
+
+def _difference(pair: Pair) -> str:
+    """The difference of a pair with its interval, in percentage points."""
+    if pair.difference is None or pair.interval is None:
+        return ""
+    low, high = (f"{100 * bound:+.1f}" for bound in pair.interval)
+    return f" (difference {100 * pair.difference:+.1f}, between {low} and {high})"
 
 
 def _enumerate(words: list[str]) -> str:
@@ -279,6 +388,8 @@ def compare(
     target: float | None = None,
     apart: bool = False,
     ladder: Ladder | None = None,
+    margin: float | None = None,
+    share: float = 1.0,
 ) -> list[Comparison]:
     """Groups runs into contestants.
 
@@ -290,6 +401,8 @@ def compare(
         target: validation accuracy whose cost is shown.
         apart: runs that can't stand in one table get a table for each data, split and validation source.
         ladder: its rungs lend their names to the contestants.
+        margin: differences of accuracy below it do not matter, from 0 to 1; None asks for no equivalence.
+        share: the part of the 5 % that the verdicts may use.
 
     Raises:
         ConfigError: there is no such group or baseline, or the runs can't stand in one table.
@@ -300,7 +413,8 @@ def compare(
     settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         parts = identity.experiment(run.config, run.data.fingerprint, without=[Decides.REPETITION])
-        seeds = settings[_setting(run)][identity.canonical(parts)]
+        rung = "" if ladder is None else ladder.labels.get(run.run_id, "")  # fresh seeds of the top are a rung's own
+        seeds = settings[_setting(run)][identity.canonical(parts) + rung]
         if run.seed not in seeds or run.status == "done":  # the same run in two folders is one run
             seeds[run.seed] = run
     if len(settings) > 1 and not apart:
@@ -315,9 +429,9 @@ def compare(
         if ladder is not None:
             labels = [ladder.labels.get(seeds[0].run_id, label) for label, seeds in zip(labels, ordered, strict=True)]
         labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
-        labelled.sort(key=lambda contestant: (-(contestant.mean("val_acc") or -1.0), contestant.label))
+        labelled.sort(key=lambda c: (not c.done, -(c.score("val_acc") or -1.0), c.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, target, ladder))
+        comparisons.append(Comparison(title, shown, None, target, ladder, margin, share))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):

@@ -29,6 +29,9 @@ JobsOf = Callable[[list[str]], list[Job]]
 START = "start"
 """The name of the recipe to which nothing was added."""
 
+FRESH = "top, fresh seeds"
+"""The name of the last rung: all that was kept, on seeds that decided nothing. Its gain is not flattered by choice."""
+
 
 @dataclass
 class Rung:
@@ -41,6 +44,8 @@ class Rung:
     """Ids of its runs, one for each seed."""
     kept: bool | None = None
     """None: not decided yet."""
+    fresh: bool = False
+    """Whether it adds nothing, but runs what was kept again with seeds that decided nothing."""
 
 
 @dataclass
@@ -110,15 +115,19 @@ def _beside_seeds(jobs: list[Job]) -> str | None:
     return next((word for job in jobs for word in job.overrides if not word.startswith("seed=")), None)
 
 
-def judge(without: Mapping[int, float], with_it: Mapping[int, float], images: int) -> stats.Pair:
-    """Whether an addition pays: it does if its verdict is `better`, as everywhere by a t-test paired by seed.
+def judge(without: Mapping[int, float], with_it: Mapping[int, float], images: int, rungs: int) -> stats.Pair:
+    """Judges an addition: it pays if its verdict is `better`.
+
+    Each rung may use its share of the 5 %, so that the chance of keeping any useless rung of a ladder is at most 5 %.
 
     Args:
         without: best validation accuracy by seed.
-        with_it: the same.
+        with_it: best validation accuracy by seed, with the addition.
         images: validation images.
+        rungs: how many rungs the ladder has.
     """
-    (pair,) = stats.verdicts({"with": with_it, "without": without}, resolution=1 / max(images, 1))
+    samples = {"with": with_it, "without": without}
+    (pair,) = stats.verdicts(samples, resolution=1 / max(images, 1), share=1 / max(rungs, 1))
     return pair
 
 

@@ -6,7 +6,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -95,6 +95,21 @@ class Pair:
     """p value corrected for the number of pairs; below 5 % the pair has a difference."""
     within: float | None = None
     """The smallest margin within which the pair would be equivalent; None if no margin was asked for."""
+
+    @property
+    def turned(self) -> "Pair":
+        """The same comparison, seen from the second contestant."""
+        opposite: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            seeds=self.seeds[::-1],
+            verdict=opposite.get(self.verdict, self.verdict),
+            difference=None if self.difference is None else -self.difference,
+            raw_interval=None if self.raw_interval is None else (-self.raw_interval[1], -self.raw_interval[0]),
+            interval=None if self.interval is None else (-self.interval[1], -self.interval[0]),
+        )
 
 
 def verdicts(

@@ -120,11 +120,11 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
 def _compare(words: list[str]) -> int:
     parser = command_parser("compare", "Compares finished runs.")
     parser.add_argument(
-        "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | apart=true"
+        "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | margin=0.5 | apart=true"
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
     options = parser.parse_intermixed_args(words)
-    allowed = ["by", "baseline", "target", "apart"]
+    allowed = ["by", "baseline", "target", "margin", "apart"]
     settings, rest = settings_of(options.words, allowed)
     for word in rest:
         if "=" in word and not Path(word).exists():
@@ -132,21 +132,24 @@ def _compare(words: list[str]) -> int:
     if not rest:
         raise ConfigError("compare: name a folder of runs, such as runs/default.")
     target = number(settings, "target", float, 0, 1)
+    margin = number(settings, "margin", float, -math.inf, 100)
+    if margin is not None and margin <= 0:
+        raise ConfigError(f"margin={settings['margin']}: must be above 0, in percentage points of accuracy.")
     apart = settings.get("apart", "false")
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
     by, baseline = settings.get("by"), settings.get("baseline")
     if options.cfg:
-        print(
-            as_yaml({"folders": rest, "by": by, "baseline": baseline, "target": target, "apart": apart == "true"}),
-            end="",
-        )
+        given = {"by": by, "baseline": baseline, "target": target, "margin": margin, "apart": apart == "true"}
+        print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
 
     ladder = load_ladder(folders[0])
-    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder)
+    comparisons = compare(
+        load(folders), by, baseline, target, apart == "true", ladder, None if margin is None else margin / 100
+    )
     tuning = load_tuning(folders[0])
     if options.json:
         from cnnbench.report.exports import as_json

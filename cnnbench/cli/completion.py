@@ -60,7 +60,10 @@ OPTIONS = {
 }
 """By command; the one without a name trains."""
 
-_SETTINGS = {"compare": ("by=", "baseline=", "target=", "apart="), "tune": ("trials=", "seeds=", "sampler=", "space=")}
+_SETTINGS = {
+    "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
+    "tune": ("trials=", "seeds=", "sampler=", "space="),
+}
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
 
 

@@ -1,8 +1,8 @@
-"""Readers of published data sets, and the download of their archives. (imports no torch)
+"""Readers of published data sets, and the download of their archives.
 
 The archives lie in `data.root`, under the names that torchvision gives them. A missing archive is downloaded, whole or
 not at all. Its md5 sum is checked before anything is parsed. `data.md5` holds the sums of a data set's files, separated
-by spaces, in the order in which the reader names the files; null checks nothing.
+by spaces, in the order in which the reader names the files; null checks nothing. The module imports no torch.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""The reader of a folder of images, and its cache of decoded images. (imports no torch)"""
+"""The reader of a folder of images, and its cache of decoded images.
+
+The module imports no torch.
+"""
 
 import functools
 import hashlib
@@ -52,9 +55,9 @@ def folder(data: Data) -> ImageSet:
             raise ConfigError(f"data.root={data.root}: train/{name} has no test/{name}: every class is tested.")
 
     content = hashlib.sha256(json.dumps([_CACHE_FORMAT, train, test]).encode()).hexdigest()[:16]
-    place = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    root_hash = hashlib.sha256(str(root).encode()).hexdigest()[:16]
     channels = "grey" if data.grayscale else "rgb"
-    cache = user_cache_path("cnnbench") / "folder" / f"{root.name}-{place}-{data.image_size or 'own'}-{channels}"
+    cache = user_cache_path("cnnbench") / "folder" / f"{root.name}-{root_hash}-{data.image_size or 'own'}-{channels}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_name(f"{cache.name}.lock")):
         if not (cache / content).is_dir():

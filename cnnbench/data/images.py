@@ -1,6 +1,7 @@
-"""The set of all images as arrays, the readers' common parts, and scikit-learn's digits. (imports no torch)
+"""The set of all images as arrays, the readers' common parts, and scikit-learn's digits.
 
 A reader is a function from `schema.Data` to an `ImageSet`. A YAML file of the group `data` names it as `_target_`.
+The module imports no torch.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning, measures
-from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import UNITS, Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.results import records
 
 
@@ -21,23 +21,24 @@ def as_csv(comparisons: list[Comparison]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = ["test_acc", "val_acc", "final_val_acc", "train_loss", "gap"]
     names += ["best_epoch", "epochs", "images_seen", "seconds", "images_per_second"]
-    reach = ("target_epochs", "target_images", "target_seconds")
-    columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [f"{m}_median" for m in reach]
+    columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [
+        f"target_{unit}_median" for unit in UNITS
+    ]
     writer.writerow(["setting", "contestant", "settings_tried", "seeds", *columns, "target", *records.STATUSES])
     for comparison in comparisons:
         for c in comparison.contestants:
             cells: list[float | str] = []
             for measure in names:
                 values = c.measured(measure)
-                low, high = stats.interval(values) or ("", "")
+                low, high = c.interval(measure) or ("", "")
                 cells += [
                     sum(values) / len(values) if values else "",
                     low,
                     high,
                     statistics.stdev(values) if len(values) > 1 else "",
                 ]
-            for measure in reach:
-                values = c.measured(measure, comparison.target)
+            for unit in UNITS:
+                values = c.costs(unit, comparison.target)
                 cells.append(statistics.median(values) if values else "")
             counts = [c.statuses[status] for status in records.STATUSES]
             writer.writerow([comparison.title, c.label, c.settings, len(c.done), *cells, comparison.target, *counts])
@@ -123,6 +124,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "measure": comparison.measure,
         "baseline": comparison.baseline,
         "target": comparison.target,
+        "margin": comparison.margin,
         "contestants": [
             {
                 "label": c.label,
@@ -135,6 +137,8 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
             for c in comparison.contestants
         ],
         "pairs": [asdict(pair) for pair in comparison.pairs],
+        "failures": [asdict(pair) for pair in comparison.failures],
+        "costs": {unit: [asdict(pair) for pair in comparison.cost_verdicts(unit)] for unit in UNITS},
         "ladder": None if comparison.ladder is None else asdict(comparison.ladder)["rungs"],
         "claims": [dict(zip(claimed, claim, strict=True)) for claim in comparison.claims],
     }
@@ -148,7 +152,8 @@ def _measured(contestant: Contestant, target: float) -> dict[str, Any]:
         values = [run[name] for run in runs]
         known = [value for value in values if value is not None]
         mean = sum(known) / len(known) if known else None
-        interval = stats.interval(known) if mean is not None and math.isfinite(mean) else None
+        bounds = (0.0, 1.0) if name.endswith("_acc") else ()
+        interval = stats.interval(known, *bounds) if mean is not None and math.isfinite(mean) else None
         found[name] = {"mean": mean, "interval": interval, "values": values}
     return found
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from cnnbench.analysis import budget, stats
+from cnnbench.analysis import budget
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
 from cnnbench.analysis.tuning import Entry
 from cnnbench.config.schema import Decides
@@ -155,7 +155,7 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
         # The golden ratio spreads any number of dots evenly.
         heights = [i + 0.4 * ((k * 0.618034 + 0.5) % 1 - 0.5) for k in range(len(values))]
         axis.plot(values, heights, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-        low, high = stats.interval(values, 0, 1) or (mean, mean)
+        low, high = contestant.interval(comparison.measure) or (mean, mean)
         axis.plot([low, high], [i, i], color=colour, linewidth=2.5, solid_capstyle="butt")
         axis.plot([mean], [i], "D", color=colour, markersize=7, markeredgecolor="white")
     if claimed:

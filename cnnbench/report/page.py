@@ -26,7 +26,7 @@ MOST_ROWS = 200
 
 _CAPTIONS = {
     "curves": "Training loss and validation accuracy by epoch. Lines: mean of the seeds; bands: their range.",
-    "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % bootstrap interval{claimed}.",
+    "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % interval (Student's t){claimed}.",
     "target": "Share of the seeds that have reached {target:.4g} validation accuracy, by seconds and by epochs of "
     "training. A line that stays at 0 % never reaches it. Lines at the same height are drawn beside each other.",
     "architecture": "Probability of each candidate by epoch of the search. Lines: mean of the seeds; bands: their "

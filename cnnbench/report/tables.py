@@ -1,4 +1,4 @@
-"""Which tables does a comparison have? (imports no torch)"""
+"""The tables of a comparison, a tuning and a ladder: text in rows and columns. (imports no torch)"""
 
 import math
 import statistics
@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.ladder import Ladder, judge
 
 
@@ -28,6 +29,10 @@ def main_sheets(comparison: Comparison) -> list[Sheet]:
     found += [results(comparison), costs(comparison)]
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
+        if comparison.failures:
+            found.append(failures(comparison))
+        if comparison.given_target is not None:
+            found.append(cost_verdicts(comparison))
     if any(run.search for c in comparison.contestants for run in c.runs):
         found.append(architectures(comparison))
     if comparison.claims:
@@ -36,44 +41,88 @@ def main_sheets(comparison: Comparison) -> list[Sheet]:
 
 
 def results(comparison: Comparison) -> Sheet:
-    """Accuracies and losses."""
+    """Accuracies and losses of the finished runs."""
     rows = []
     for c in comparison.contestants:
         tried = f" (best of {c.settings})" if c.settings > 1 else ""
-        cells = [f"{c.label}{tried}", str(len(c.done))]
+        finished = str(len(c.done)) if not c.broken else f"{len(c.done)} of {c.ended}"
+        cells = [f"{c.label}{tried}", finished]
         cells += [_percent(c, measure) for measure in ("test_acc", "val_acc", "final_val_acc")]
+        worst = min(c.measured(comparison.measure), default=None)
+        cells.append("-" if worst is None else f"{worst:.2%}")
         cells += [_mean(c, "train_loss", "{:.4g}"), _mean(c, "gap", "{:+.2%}")]
         rows.append([*cells, ", ".join(f"{count} {status}" for status, count in sorted(c.statuses.items()))])
-    columns = ["contestant", "seeds", "test", "best validation", "final validation", "training loss", "gap", "runs"]
+    columns = ["contestant", "seeds", "test", "best validation", "final validation", "worst seed", "training loss"]
+    columns += ["gap", "runs"]
     note = (
-        "Means over seeds with 95 % bootstrap intervals; test accuracy at the epoch that was best on validation; "
-        "training loss of the last epoch; gap: training minus validation accuracy at the selected epoch."
+        f"Means over seeds with 95 % intervals (Student's t). Test accuracy is that of the epoch that was best on "
+        f"validation, worst seed the lowest {comparison.judged}, training loss that of the last epoch, gap training "
+        f"minus validation accuracy at the selected epoch."
     )
-    most = max((len(c.done) for c in comparison.contestants), default=0)
-    if most == 1:
+    if any(c.broken for c in comparison.contestants):
+        note += " All of these are of the runs that finished; in the verdicts a run that diverged or failed counts too."
+    if max((len(c.done) for c in comparison.contestants), default=0) == 1:
         note += " One seed: no interval can be given."
-    elif most < 5:
-        note += f" From {most} seeds an interval is too narrow; the verdicts do not rest on it."
     return Sheet("Accuracy", columns, rows, note)
 
 
 def costs(comparison: Comparison) -> Sheet:
-    """What it took."""
+    """What training took, and what it took to reach the target."""
     rows = []
     for c in comparison.contestants:
-        reach = [_reached(c, measure, comparison.target) for measure in ("epochs", "images", "seconds")]
-        hit = sum(math.isfinite(v) for v in c.measured("target_epochs", comparison.target))
+        reach = [_reached(c, unit, comparison.target) for unit in UNITS]
+        hit = sum(map(math.isfinite, c.costs("epochs", comparison.target)))
         forms = {"best_epoch": "{:.1f}", "epochs": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:.1f}"}
         spent = [_mean(c, measure, form) for measure, form in (forms | {"images_per_second": "{:,.0f}"}).items()]
-        rows.append([c.label, *spent, f"{hit} of {len(c.done)}", *reach])
+        rows.append([c.label, *spent, f"{hit} of {c.ended}", *reach])
     goal = f"{comparison.target:.4g}"
     columns = ["contestant", "best epoch", "epochs", "images seen", "seconds", "images/s"]
     columns += [f"reach {goal}", "after epochs", "images", "seconds"]
-    note = "Means over seeds, seconds of training alone. Until validation accuracy is at least "
-    note += f"{goal}: medians over seeds, infinite (∞) where it was missed."
+    note = f"Means over seeds, seconds of training alone. Until validation accuracy is at least {goal}: medians over "
+    note += "all runs that ended, infinite (∞) where it was missed."
     if comparison.given_target is None:
         note += f" {goal} is what the middle contestant reaches; target= sets another."
     return Sheet("Cost", columns, rows, note)
+
+
+UNITS = ("epochs", "images", "seconds")
+"""In which the cost to a target is counted."""
+
+
+def cost_verdicts(comparison: Comparison) -> Sheet:
+    """Each pair: who needs less to reach the target."""
+    verdicts = [comparison.cost_verdicts(unit) for unit in UNITS]
+    rows = []
+    for row in zip(*verdicts, strict=True):
+        cells = []
+        for found in row:
+            word = {"better": "cheaper", "worse": "costlier"}.get(found.verdict, found.verdict)
+            cells.append(f"{word} (p {_p(found.p)})" if found.smallest_p < LEVEL else "too few seeds to say")
+        rows.append([row[0].first, row[0].second, *cells])
+    note = (
+        f"Cost until validation accuracy is at least {comparison.target:.4g}, by exact rank tests of all runs that "
+        f"ended. One that never gets there costs more than any other. p is corrected for the number of pairs."
+    )
+    few = min((found.smallest_p for found in verdicts[0]), default=0.0)
+    if few >= LEVEL:
+        note += f" With this many seeds p can't be below {_p(few)}, so nothing can be shown."
+    return Sheet("Cost to the target", ["contestant", "compared with", *UNITS], rows, note, left=5)
+
+
+def failures(comparison: Comparison) -> Sheet:
+    """Each pair of which one has broken runs: whether it breaks more often."""
+    counts = {c.label: f"{len(c.broken)} of {c.ended}" for c in comparison.contestants}
+    words = {"better": "breaks less often", "worse": "breaks more often"}
+    rows = [
+        [f.first, counts[f.first], words.get(f.verdict, f.verdict), f.second, counts[f.second], _p(f.p)]
+        for f in comparison.failures
+        if not counts[f.first].startswith("0 ") or not counts[f.second].startswith("0 ")
+    ]
+    columns = ["contestant", "broken", "verdict", "compared with", "broken", "p"]
+    note = "Runs that diverged or failed, compared by Fisher's exact test; p is corrected for the number of pairs."
+    if (few := min((f.smallest_p for f in comparison.failures), default=0.0)) >= LEVEL:
+        note += f" With this many seeds p can't be below {_p(few)}, so the counts alone can show nothing."
+    return Sheet("Runs that broke", columns, rows, note, left=1)
 
 
 def verdicts(comparison: Comparison) -> Sheet:
@@ -82,16 +131,34 @@ def verdicts(comparison: Comparison) -> Sheet:
     for pair in comparison.pairs:
         seeds = str(pair.seeds[0]) if pair.seeds[0] == pair.seeds[1] else f"{pair.seeds[0]}, {pair.seeds[1]}"
         p = "-" if pair.p is None else _p(pair.p)
-        rows.append([pair.first, pair.verdict, pair.second, seeds, *_change(pair), p, *_finds(pair, comparison)])
+        row = [pair.first, _in_words(pair, comparison), pair.second, seeds]
+        rows.append([*row, *_change(pair), p, *_finds(pair, comparison)])
     columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "finds", "with 10 seeds"]
     note = (
         f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
         f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %. Finds: the "
         f"difference that this many seeds would find in 80 % of cases, if the spreads are as seen."
     )
+    if comparison.margin is not None:
+        note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
+    if comparison.share < 1:
+        note += f" Seeds were added look by look: this look may use {comparison.share:.0%} of the 5 %."
+    if any(c.broken for c in comparison.contestants):
+        chance = comparison.contestants[0].chance
+        note += (
+            f" A run that diverged or failed counts as chance, {chance:.2%}; with only such runs a contestant is worse."
+        )
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
     return Sheet("Verdicts", columns, rows, note, left=3)
+
+
+def _in_words(pair: stats.Pair, comparison: Comparison) -> str:
+    """The verdict of a pair, and its ground where that is not the t-test."""
+    broken = [c for c in comparison.contestants if c.label in (pair.first, pair.second) and not c.done]
+    if pair.p is None and pair.verdict in ("better", "worse"):
+        return f"{pair.verdict}: all {broken[0].ended} runs of {broken[0].label} broke"
+    return pair.verdict
 
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> list[str]:
@@ -128,13 +195,14 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
     found = {run.run_id: c for c in comparison.contestants for run in c.runs}
     rows = []
     for i, rung in enumerate(ladder.rungs):
-        contestant, below = found.get(rung.runs[0]), ladder.below(i)
+        contestant, below = found.get(rung.runs[0]), ladder.rungs[0] if rung.fresh else ladder.below(i)
         if contestant is None:
             continue
         change = ""
         if below is not None and (without := found.get(below.runs[0])) is not None:
             images = contestant.runs[0].data.sizes.val
-            pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images)
+            planned = len(contestant.runs[0].config.get("ladder", {}))
+            pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images, planned)
             change = " ".join(_change(pair))
         decided = {None: "", True: "yes", False: "no"}[rung.kept]
         forms = {"parameters": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:,.0f}"}
@@ -143,9 +211,10 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
         rows.append([rung.name, " ".join(rung.words), best, change, decided, test, *cost])
     columns = ["rung", "adds", "validation", "change", "kept", "test", "parameters", "images seen", "seconds"]
     note = (
-        f"Each rung adds to what was kept below it, and is kept if its best validation accuracy is better: a t-test "
-        f"paired by seed, p below 5 % for each rung alone. Change: on the last one kept, in percentage "
-        f"points, with 95 % interval. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
+        f"Each rung adds to what was kept below it. It is kept if its best validation accuracy is better, by Welch's "
+        f"t-test. The tests share 5 % among all rungs: the chance of keeping any useless one is at most 5 %. Change: "
+        f"on the last rung that was kept, in percentage points with its interval; of the top with fresh seeds, on the "
+        f"start. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
     )
     return Sheet("Ladder", columns, rows, note, left=2)
 
@@ -214,12 +283,10 @@ def _setting(params: dict[str, Any]) -> str:
 
 
 def _percent(contestant: Contestant, measure: str) -> str:
-    values = contestant.measured(measure)
-    if not values:
+    mean, bounds = contestant.mean(measure), contestant.interval(measure)
+    if mean is None:
         return "-"
-    bounds = stats.interval(values, 0, 1)
-    mean = f"{sum(values) / len(values):.2%}"
-    return mean if bounds is None else f"{mean} {_bounds(bounds, '{:.2f}')}"
+    return f"{mean:.2%}" if bounds is None else f"{mean:.2%} {_bounds(bounds, '{:.2f}')}"
 
 
 def _bounds(bounds: tuple[float, float], form: str) -> str:
@@ -243,7 +310,7 @@ def _mean(contestant: Contestant, measure: str, form: str) -> str:
 
 
 def _reached(contestant: Contestant, unit: str, target: float) -> str:
-    values = contestant.measured(f"target_{unit}", target)
+    values = contestant.costs(unit, target)
     if not values:
         return "-"
     middle = statistics.median(values)

@@ -46,7 +46,8 @@ def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
     try:
         return decode(kind, found)
     except (ValueError, ConfigError) as error:
-        raise ValueError(f"{path}: edited or damaged ({str(error).removesuffix('.')}).") from None
+        told = " ".join(str(error).split())  # a key may be of several lines
+        raise ValueError(f"{path}: edited or damaged ({told.removesuffix('.')}).") from None
 
 
 def decode(kind: Any, value: Any, name: str = "") -> Any:

@@ -92,7 +92,8 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """The same value with all numbers as floats: 1 and 1.0 are one experiment."""
     if isinstance(value, dict):
-        return {str(key): identity_of(item) if key == "_target_" else _plain(item) for key, item in value.items()}
+        named = isinstance(value.get("_target_"), str)  # it isn't in a record that somebody edited
+        return {str(k): identity_of(v) if k == "_target_" and named else _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

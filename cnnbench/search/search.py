@@ -79,7 +79,7 @@ class _Search:
     """The cost of H_init."""
     epoch: Epoch
     mean: list[float]
-    """Of the training images, per channel."""
+    """Mean of the training images, per channel."""
     std: list[float]
     """Standard deviation of the training images, per channel."""
     augment: Augmentation | None

@@ -4,9 +4,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
-from cnnbench.analysis.comparison import compare
-from cnnbench.analysis.ladder import START, JobsOf, Ladder, Rung, judge
+from cnnbench.analysis.comparison import Contestant, compare
+from cnnbench.analysis.ladder import FRESH, START, JobsOf, Ladder, Rung, judge
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
@@ -38,7 +39,7 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     climber.folder.mkdir(parents=True, exist_ok=True)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     due = deque(climber.begin())
-    results, code = carry_out(due, jobs[0].config.workers, len(jobs), epochs, engine, climber.after)
+    results, code = carry_out(due, jobs[0].config.workers, len(jobs) + len(rehearsed[0]), epochs, engine, climber.after)
     if any(result.status != "done" for result in results):
         code = code or 1
     if results:
@@ -69,27 +70,37 @@ class _Climber:
             return []
         self._decide(rung, say)
         self.ladder.write(self.folder)
-        if number > len(self._rungs):
+        if rung.fresh or (number > len(self._rungs) and not self.ladder.top):
             return []
+        if number > len(self._rungs):
+            return self._put(FRESH, [], self._jobs_of([*self.ladder.top, f"seed={self._fresh_seeds()}"]), fresh=True)
         name, words = self._rungs[number - 1]
         return self._put(f"+ {name}", words, self._jobs_of([*self.ladder.top, *words]))
 
-    def _put(self, name: str, words: list[str], jobs: list[Job]) -> list[Task]:
+    def _fresh_seeds(self) -> str:
+        """As many seeds as the start has, which decided nothing."""
+        seeds = [job.config.seed for job in self._start]
+        return ",".join(str(max(seeds) + 1 + i) for i in range(len(seeds)))
+
+    def _put(self, name: str, words: list[str], jobs: list[Job], fresh: bool = False) -> list[Task]:
         tasks = list(zip(jobs, self._images, strict=True))
-        self.ladder.rungs.append(Rung(name, words, [folder_of(*task).name for task in tasks]))
+        self.ladder.rungs.append(Rung(name, words, [folder_of(*task).name for task in tasks], fresh=fresh))
         self.ladder.write(self.folder)
         self._ended = {}
         return tasks
 
     def _decide(self, rung: Rung, say: Callable[[str], None]) -> None:
-        results = {r.seed: r.best.val_acc for r in self._ended.values() if r.status == "done" and r.best}
+        results = Contestant(rung.name, list(self._ended.values())).by_seed("val_acc")
+        if rung.fresh:
+            say(f"{rung.name}: validation accuracy {fmean(results.values()):.2%}, on seeds that decided nothing")
+            return
         below = self.ladder.below(len(self.ladder.rungs) - 1)
         if below is None:
             rung.kept = True
             self._results = results
             return
         images = next(iter(self._ended.values())).data.sizes.val
-        pair = judge(self._results, results, images)
+        pair = judge(self._results, results, images, len(self._rungs))
         rung.kept = pair.verdict == "better"
         change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"
         say(f"{rung.name}: {change} on {below.name}, {pair.verdict}: {'kept' if rung.kept else 'left out'}")

@@ -186,9 +186,7 @@ def _summary(record: Record, folder: Path) -> None:
           f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation, "
           f"{sizes.test:,} test images")  # fmt: skip
     if record.protocol.validation == "test":
-        print(
-            "VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it; its accuracy is optimistic."
-        )
+        print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
     if found := record.search:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip

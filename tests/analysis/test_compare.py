@@ -48,16 +48,17 @@ def test_runs_that_differ_only_in_seed_are_one_contestant(command, here: Path) -
     assert rows["sgd"]["seeds"] == "1"
     assert rows["sgd"]["val_acc_sd"] == ""  # one seed has no spread
     assert (rows["sgd"]["done"], rows["sgd"]["diverged"], rows["momentum"]["failed"]) == ("1", "1", "1")
-    assert (float(adam["val_acc_low"]), float(adam["val_acc_high"])) == pytest.approx((0.7, 0.8))  # of two values
+    # t(0.975; 1) = 12.706: 0.75 - 12.706 * 0.0707107 / sqrt(2) = 0.1147; the upper end is cut off at 1.
+    assert (float(adam["val_acc_low"]), float(adam["val_acc_high"])) == pytest.approx((0.1147, 1.0), abs=1e-4)
     assert float(adam["final_val_acc_mean"]) == pytest.approx(0.7)
     assert float(adam["train_loss_mean"]) == pytest.approx((2 / 3 + 1) / 2)
     assert float(adam["gap_mean"]) == pytest.approx(-0.75)
     assert rows["momentum"]["test_acc_mean"] == ""
-    assert "75.00% [70.00, 80.00]" in result.out
+    assert "75.00% [11.47, 100.00]" in result.out
     assert "40.00%" in result.out
     assert "1 diverged, 1 done" in result.out
     markdown = (here / "runs" / "comparison.md").read_text()
-    row = "| adam | 2 | 70.00% [60.00, 80.00] | 75.00% [70.00, 80.00] | 70.00% [60.00, 80.00] | 0.8333 | -75.00% | 2 done |"
+    row = "| adam | 2 | 70.00% [0.00, 100.00] | 75.00% [11.47, 100.00] | 70.00% [0.00, 100.00] | 60.00% | 0.8333 | -75.00% | 2 done |"
     assert row in markdown
     with Image.open(here / "runs" / "curves.png") as picture:
         assert picture.width > 900
@@ -122,7 +123,7 @@ def test_one_bad_record_hides_no_other(command, here: Path) -> None:
     assert list(table(here / "runs")) == ["adam"]
     assert result.err.count("left out:") == 2
     assert str(broken.relative_to(here)) in result.err
-    assert "'high' is no number" in result.err
+    assert "history[0].val_acc: 'high' must be a number" in result.err
 
 
 def test_several_folders_and_runs_that_were_put_aside(command, here: Path) -> None:
@@ -147,20 +148,20 @@ def seeds(words: str, tests: list[float]) -> list[dict]:
 
 
 def test_verdicts_against_all_and_against_a_baseline(command, here: Path) -> None:
-    # Differences adam - sgd 0.3, 0.4, 0.5: mean 0.4, deviation 0.1, t = 0.4 / (0.1 / sqrt 3) = 6.93 with 2 degrees of
-    # freedom, p = 0.020; interval 0.4 +- 4.303 * 0.1 / sqrt 3 (a table of Student's t).
+    # Means 0.9 and 0.5, standard deviations 0.1 and 0: t = 0.4 / (0.1 / sqrt 3) = 6.93, and as adam alone scatters, 2
+    # degrees of freedom: p = 0.020; interval 0.4 +- 4.303 * 0.1 / sqrt 3 (a table of Student's t).
     write(here / "runs", *seeds("optimizer=adam", [0.8, 0.9, 1.0]), *seeds("optimizer=sgd", [0.5, 0.5, 0.5]))
     assert command("compare runs").code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
-    assert "| adam | better | sgd | 3 | +40.00 | [+15.16, +64.84] | 0.020 |  |" in markdown
+    assert "| adam | better | sgd | 3 | +40.00 | [+15.16, +64.84] | 0.020 |" in markdown
     assert "adam has the best validation accuracy and 90.00% on the test images; it is better than sgd." in markdown
     command("compare runs baseline=adam")
     markdown = (here / "runs" / "comparison.md").read_text()
-    assert "| sgd | worse | adam | 3 | -40.00 | [-64.84, -15.16] | 0.020 |  |" in markdown
-    assert "named as baseline" not in markdown  # it is the best one too
+    assert "| sgd | worse | adam | 3 | -40.00 | [-64.84, -15.16] | 0.020 |" in markdown
+    assert "The baseline is adam, with 90.00% on the test images; it is better than sgd." in markdown
     command("compare runs baseline=sgd")
     assert (
-        "sgd has been named as baseline and 50.00% on the test images; it is worse than adam."
+        "The baseline is sgd, with 50.00% on the test images; it is worse than adam."
         in (here / "runs" / "comparison.md").read_text()
     )
     result = command("compare runs baseline=sgdd")
@@ -172,23 +173,73 @@ def test_what_few_seeds_can_not_say(command, here: Path) -> None:
     write(here / "runs", made("optimizer=adam", (0.8,), 0.8), made("optimizer=sgd", (0.4,), 0.4))
     result = command("compare runs")
     markdown = (here / "runs" / "comparison.md").read_text()
-    assert "One seed says nothing of how sure a difference is" in markdown
-    assert "| adam | not distinguishable | sgd | 1 | +40.00 | - | - | at least 2 |" in markdown
+    assert "One seed does not show how sure a difference is" in markdown
+    assert "| adam | not distinguishable | sgd | 1 | +40.00 | - | - | - | - |" in markdown
     assert "[" not in markdown
     assert "no interval can be given" in result.out
 
 
-def test_seeds_are_paired(command, here: Path) -> None:
-    # The seeds differ by 0.2, the contestants by 0.02 in each of them: a test without pairs would see nothing.
-    write(here / "runs", *seeds("optimizer=adam", [0.32, 0.53, 0.72]), *seeds("optimizer=sgd", [0.3, 0.5, 0.7, 0.9]))
+def test_seeds_need_not_be_the_same(command, here: Path) -> None:
+    write(here / "runs", *seeds("optimizer=adam", [0.3, 0.5, 0.7]), *seeds("optimizer=sgd", [0.3, 0.5, 0.7, 0.9]))
     command("compare runs baseline=sgd")
-    assert "| adam | better | sgd | 3 | +2.33 |" not in (here / "runs" / "comparison.md").read_text()  # 5 points a step
-    for run in (here / "runs").glob("*/record.json"):
-        changed = json.loads(run.read_text())
-        changed["data"]["sizes"]["test"] = 10_000
-        run.write_text(json.dumps(changed))
-    command("compare runs baseline=sgd")
-    assert "| adam | better | sgd | 3 | +2.33 |" in (here / "runs" / "comparison.md").read_text()
+    assert "| adam | not distinguishable | sgd | 3, 4 | -10.00 |" in (here / "runs" / "comparison.md").read_text()
+
+
+def test_a_broken_run_counts_as_chance(command, here: Path) -> None:
+    """risky is the best where it is trained to its end; with its two diverged runs at 50 % it neither leads nor wins."""
+    risky = seeds("optimizer=momentum", [0.95, 0.95, 0.95])
+    broken = [made(f"optimizer=momentum seed={seed}", (), status="diverged") for seed in (3, 4)]
+    write(here / "runs", *seeds("optimizer=adam", [0.88, 0.9, 0.89, 0.91, 0.9]), *risky, *broken)
+    result = command("compare runs target=0.6")
+    assert result.code == 0
+    markdown = (here / "runs" / "comparison.md").read_text()
+    assert list(table(here / "runs")) == ["adam", "momentum"]
+    # (3 * 0.95 + 2 * 0.5) / 5 = 0.77
+    assert "| adam | not distinguishable | momentum | 5 | +12.60 |" in markdown
+    assert "| momentum | 3 of 5 | 95.00% [95.00, 95.00] |" in markdown
+    assert "Of momentum, 2 of 5 runs diverged or failed; they count as chance." in markdown
+    # C(5, 0) C(5, 2) of C(10, 2) ways have both of the same contestant; of either one 20 / 45.
+    assert "| adam | 0 of 5 | not distinguishable | momentum | 2 of 5 | 0.444 |" in markdown
+    assert "3 of 5 |" in markdown[markdown.index("### Cost") :]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_contestant_that_always_breaks_is_worse(command, here: Path, count: int) -> None:
+    broken = [made(f"optimizer=sgd seed={seed}", (), status="diverged") for seed in range(count)]
+    write(here / "runs", *seeds("optimizer=adam", [0.9, 0.8, 0.85, 0.9, 0.8][:count]), *broken)
+    assert command("compare runs").code == 0
+    markdown = (here / "runs" / "comparison.md").read_text()
+    assert f"| adam | better: all {count} runs of sgd broke | sgd |" in markdown
+    if count > 1:
+        assert "it is better than sgd." in markdown
+
+
+def test_all_broken_is_no_verdict(command, here: Path) -> None:
+    write(here / "runs", *(made(f"optimizer={o} seed=0", (), status="diverged") for o in ("adam", "sgd")))
+    result = command("compare runs")
+    assert (result.code, result.err) == (0, "")
+    assert "There are not two contestants with finished runs." in result.out
+
+
+def test_equivalent_within_a_margin(command, here: Path) -> None:
+    adam, sgd = seeds("optimizer=adam", [0.8, 0.81, 0.82]), seeds("optimizer=sgd", [0.8, 0.81, 0.82])
+    for run in adam + sgd:
+        run["data"]["sizes"]["test"] = 10_000
+        for row in run["history"]:
+            row["seconds"] = 3.0 if run in sgd else 5.0
+    write(here / "runs", *adam, *sgd)
+    # Equal means, standard deviations 0.01, so e = 0.01 sqrt(2/3) = 0.008165 with 4 degrees of freedom; the margin lies
+    # 0.03 / e = 3.674 errors away: p = 0.0107. t(0.95; 4) = 2.132, so the smallest margin is 2.132 e = 1.74 points.
+    command("compare runs margin=3")
+    markdown = (here / "runs" / "comparison.md").read_text()
+    assert "| adam | equivalent | sgd | 3 | +0.00 |" in markdown
+    assert "Equivalent to it within 3 points: sgd. The cheapest of these is sgd, with 3.0 s of training." in markdown
+    for margin, verdict in (("1.75", "equivalent"), ("1.73", "not distinguishable")):
+        command(f"compare runs margin={margin}")
+        assert f"| adam | {verdict} | sgd |" in (here / "runs" / "comparison.md").read_text()
+    for margin in ("0", "-1", "nan", "x"):
+        result = command(f"compare runs margin={margin}")
+        assert (result.code, result.err.count("\n")) == (2, 1), result.err
 
 
 def test_cost_of_a_target(command, here: Path) -> None:
@@ -203,6 +254,7 @@ def test_cost_of_a_target(command, here: Path) -> None:
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "| adam | 2.5 | 3 | 270 | 4.5 | 60 | 2 of 2 | 2 | 225 | 3.8 |" in markdown
     assert "| sgd | 3.0 | 3 | 270 | 4.5 | 60 | 1 of 3 | ∞ | ∞ | ∞ |" in markdown
+    assert "| adam | sgd | too few seeds to say | too few seeds to say | too few seeds to say |" in markdown
     assert table(here / "runs")["sgd"]["target_epochs_median"] == "inf"
     for word in ("target=1.5", "target=high"):
         result = command(f"compare runs {word}")
@@ -292,13 +344,17 @@ def test_json_is_all_of_it_and_nothing_else(command, here: Path) -> None:
     assert sgd["runs"] == [run["run_id"] for run in runs[:3]]
     assert sgd["measures"]["test_acc"]["values"] == pytest.approx([0.51, 0.52, 0.53])
     assert sgd["measures"]["test_acc"]["mean"] == pytest.approx(0.52)
-    low, high = sgd["measures"]["test_acc"]["interval"]
-    assert 0.51 <= low < 0.52 < high <= 0.53
+    # 0.52 +- 4.3027 * 0.01 / sqrt(3)
+    assert sgd["measures"]["test_acc"]["interval"] == pytest.approx([0.52 - 0.024842, 0.52 + 0.024842], abs=1e-6)
     missed = {"mean": None, "interval": None, "values": [None] * 3}
     assert sgd["measures"]["target_epochs"] == missed
     assert adam["measures"]["target_epochs"]["values"] == [2, 2, 2]
     (pair,) = table["pairs"]
-    assert (pair["first"], pair["second"], pair["verdict"], pair["seeds"]) == ("adam", "sgd", "better", 3)
-    assert pair["difference"] == pytest.approx(0.4)
+    assert (pair["first"], pair["second"], pair["verdict"], pair["seeds"]) == ("adam", "sgd", "better", [3, 4])
+    assert pair["difference"] == pytest.approx(0.92 - (0.51 + 0.52 + 0.53 + 0.5) / 4)  # the diverged run is chance
+    assert [(f["first"], f["second"], f["verdict"]) for f in table["failures"]] == [
+        ("adam", "sgd", "not distinguishable")
+    ]
+    assert table["costs"]["epochs"][0]["raw_p"] == pytest.approx(1 / 35)  # all of 3 below all of 4: 1 of C(7, 3)
     assert table["claims"] == []
     assert command(f"compare {folder} baseline=sgd --json").out.count('"baseline": "sgd"') == 1

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cnnbench.config.composition import Composer, config_source
 from made_records import made, write
 
 from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+from cnnbench.config.composition import Composer, config_source
 from cnnbench.report.commands import commands_of, tune_command
 from cnnbench.results import identity
 
@@ -66,7 +66,7 @@ def test_records_of_version_1_have_none(command, here: Path) -> None:
     write(here / "runs", old | {"schema_version": 1}, made("optimizer=sgd"))
     assert sorted(commands(here / "runs"), key=str) == [None, "cnnbench data=digits optimizer=sgd seed=0"]
     assert command("compare runs").code == 0
-    assert "1 contestants have no command here" in (here / "runs" / "report.html").read_text()
+    assert "too many: 1. Their configs are above." in (here / "runs" / "report.html").read_text()
 
 
 def test_a_ladder_has_one_command(command, here: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_ladder_has_one_command(command, here: Path) -> None:
     (folder / "ladder.json").write_text(json.dumps({"schema_version": 1, "rungs": rungs}))
     assert commands(folder) == ["cnnbench -m data=digits lr=0.1 seed=0,1"]
     assert command("compare runs").code == 0
-    assert "no command here" not in (folder / "report.html").read_text()
+    assert "without a command" not in (folder / "report.html").read_text()
 
 
 def test_a_tuning_has_its_own(command, here: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnnbench.config.composition import config_source
 from made_records import made
 
+from cnnbench.config.composition import config_source
 from cnnbench.errors import RecordError
 from cnnbench.results import identity, records
 from cnnbench.results.decoding import decode
@@ -144,6 +144,7 @@ for _ in range(40):
         ("parameters", "x", "parameters: 'x' must be a whole number"),
         ("parameters", True, "parameters: True must be a whole number"),
         ("choices", {"data": "digits"}, "choices: without optimizer"),
+        ("choices.a\nb", 1, "choices.a b: 1 must be text"),
         ("choices.optimizer", None, "choices.optimizer: None must be text"),
         ("protocol.validation", ..., "protocol: without validation"),
         ("data.shape", [8, 8], "data.shape: [8, 8] must be a list of 3"),

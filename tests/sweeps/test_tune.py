@@ -183,9 +183,9 @@ def test_a_damaged_plan_is_named(command, here: Path) -> None:
     (here / "runs" / "tuned" / "tuning.json").write_text('{"schema_version": 1, "contestants": [')
     result = command(f"tune {FAST} trials=1")
     assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "tuning.json: damaged or edited" in result.err
+    assert "tuning.json: not a whole JSON file" in result.err
     assert records.find(here / "runs") == []
     assert command(f"{FAST} name=tuned").code == 0
     compared = command("compare runs/tuned")
     assert compared.code == 0
-    assert "left out: runs/tuned/tuning.json: damaged or edited" in compared.err
+    assert "left out: runs/tuned/tuning.json: not a whole JSON file" in compared.err
