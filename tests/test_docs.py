@@ -62,7 +62,9 @@ def clone(here: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None
     shutil.copy(here / "DIR/test/red/0000.png", here / "photo.jpg")
     monkeypatch.syspath_prepend(here)
     product, compose_job = itertools.product, Composer._job
-    monkeypatch.setattr(composition, "itertools", SimpleNamespace(product=lambda *keys: product(*(k[:2] for k in keys))))
+    monkeypatch.setattr(
+        composition, "itertools", SimpleNamespace(product=lambda *keys: product(*(k[:2] for k in keys)))
+    )
     monkeypatch.setattr(Composer, "_job", lambda *given: cut(compose_job(*given)))
 
 

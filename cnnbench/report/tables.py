@@ -132,12 +132,14 @@ def verdicts(comparison: Comparison) -> Sheet:
         seeds = str(pair.seeds[0]) if pair.seeds[0] == pair.seeds[1] else f"{pair.seeds[0]}, {pair.seeds[1]}"
         p = "-" if pair.p is None else _p(pair.p)
         row = [pair.first, _in_words(pair, comparison), pair.second, seeds]
-        rows.append([*row, *_change(pair), p, *_finds(pair, comparison)])
-    columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "finds", "with 10 seeds"]
+        rows.append([*row, *_change(pair), p, _alone(pair), *_finds(pair, comparison)])
+    columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "this pair alone"]
+    columns += ["finds", "with 10 seeds"]
     note = (
         f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
-        f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %. Finds: the "
-        f"difference that this many seeds would find in 80 % of cases, if the spreads are as seen."
+        f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %; this pair "
+        f"alone: both without that correction. Finds: the difference that this many seeds would find in 80 % of cases, "
+        f"if the spreads are as seen."
     )
     if comparison.margin is not None:
         note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
@@ -159,6 +161,13 @@ def _in_words(pair: stats.Pair, comparison: Comparison) -> str:
     if pair.p is None and pair.verdict in ("better", "worse"):
         return f"{pair.verdict}: all {broken[0].ended} runs of {broken[0].label} broke"
     return pair.verdict
+
+
+def _alone(pair: stats.Pair) -> str:
+    """Interval and p value as if the pair were the only one."""
+    if pair.raw_interval is None or pair.raw_p is None:
+        return "-"
+    return f"{_bounds(pair.raw_interval, '{:+.2f}')} p {_p(pair.raw_p)}"
 
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> list[str]:
