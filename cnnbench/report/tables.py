@@ -105,7 +105,8 @@ def cost_verdicts(comparison: Comparison) -> Sheet:
     )
     few = min((found.smallest_p for found in verdicts[0]), default=0.0)
     if few >= LEVEL:
-        note += f" With this many seeds p can't be below {_p(few)}, so nothing can be shown."
+        note += f" With this many seeds and pairs p can't be below {_p(few)}, so nothing can be shown."
+        note += "" if comparison.baseline else " baseline= makes fewer pairs."
     return Sheet("Cost to the target", ["contestant", "compared with", *UNITS], rows, note, left=5)
 
 
@@ -132,14 +133,14 @@ def verdicts(comparison: Comparison) -> Sheet:
         seeds = str(pair.seeds[0]) if pair.seeds[0] == pair.seeds[1] else f"{pair.seeds[0]}, {pair.seeds[1]}"
         p = "-" if pair.p is None else _p(pair.p)
         row = [pair.first, _in_words(pair, comparison), pair.second, seeds]
-        rows.append([*row, *_change(pair), p, _alone(pair), *_finds(pair, comparison)])
+        rows.append([*row, *_change(pair), p, _alone(pair), _finds(pair, comparison)])
     columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "this pair alone"]
-    columns += ["finds", "with 10 seeds"]
+    columns.append("finds / 10 seeds")
     note = (
         f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
         f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %; this pair "
-        f"alone: both without that correction. Finds: the difference that this many seeds would find in 80 % of cases, "
-        f"if the spreads are as seen."
+        f"alone: both without that correction. Finds: the difference that this many seeds, and 10 seeds, would find in "
+        f"80 % of cases, if the spreads are as seen."
     )
     if comparison.margin is not None:
         note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
@@ -170,14 +171,14 @@ def _alone(pair: stats.Pair) -> str:
     return f"{_bounds(pair.raw_interval, '{:+.2f}')} p {_p(pair.raw_p)}"
 
 
-def _finds(pair: stats.Pair, comparison: Comparison) -> list[str]:
+def _finds(pair: stats.Pair, comparison: Comparison) -> str:
     """The smallest difference that the pair's seeds, and that 10 seeds, would find."""
     if pair.spread is None:
-        return ["-", "-"]
+        return "-"
     count = len(comparison.contestants)
     pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
     sizes = (min(pair.seeds), 10)
-    return [f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes]
+    return " / ".join(f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes)
 
 
 def architectures(comparison: Comparison) -> Sheet:

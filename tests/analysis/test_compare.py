@@ -174,7 +174,7 @@ def test_what_few_seeds_can_not_say(command, here: Path) -> None:
     result = command("compare runs")
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "One seed does not show how sure a difference is" in markdown
-    assert "| adam | not distinguishable | sgd | 1 | +40.00 | - | - | - | - | - |" in markdown
+    assert "| adam | not distinguishable | sgd | 1 | +40.00 | - | - | - | - |" in markdown
     assert "[" not in markdown
     assert "no interval can be given" in result.out
 
