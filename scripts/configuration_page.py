@@ -9,6 +9,7 @@ import itertools
 import re
 import textwrap
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -141,14 +142,14 @@ DOCS = documented(Path(schema.__file__))
 ALLOWED = allowed()
 
 
-def key_entry(name: str, kind: Any, default: Any, meaning: str) -> str:
+def key_entry(name: str, kind: Any, default: Any, meaning: str, must: Sequence[str] = ()) -> str:
     """A key as an item of a list."""
     text = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
     words = TYPES[text.removesuffix(" | None")] + (" or null" if text.endswith("| None") else "")
     words = words.replace(" or false or", ", false or")
     default = "" if default is MISSING else f", default `{written(default)}`"
-    must = f" Must be {'; '.join(ALLOWED[name])}." if name in ALLOWED else ""
-    return wrapped(f"- **`{name}`** ({words}{default}). {escaped(meaning)}{must}", "  ")
+    bounds = f" Must be {'; '.join(must)}." if must else ""
+    return wrapped(f"- **`{name}`** ({words}{default}). {escaped(meaning)}{bounds}", "  ")
 
 
 def keys_of(node: Any, prefix: str = "") -> list[str]:
@@ -166,7 +167,8 @@ def keys_of(node: Any, prefix: str = "") -> list[str]:
             entries.append(wrapped(f"- **`{name}`** (a list, default `[]`). {meaning} Keys of each:", "  "))
             entries += [textwrap.indent(entry, "  ") for entry in keys_of(schema.Claim, f"{name}.")]
         else:
-            entries.append(key_entry(name, field.type, MISSING if default == "???" else default, meaning))
+            default = MISSING if default == "???" else default
+            entries.append(key_entry(name, field.type, default, meaning, ALLOWED.get(name, ())))
     return entries
 
 
@@ -213,7 +215,7 @@ def settings_of_compare() -> list[str]:
     return [
         wrapped(f"- **`{name}`**. {meaning[0].upper()}{one_line(meaning[1:])}", "  ")
         for name, meaning in found
-        if name not in ("runs", "ladder")
+        if name not in ("runs", "ladder", "margin", "share", "tuning")
     ]
 
 

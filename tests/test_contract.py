@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cnnbench.config.composition import config_source
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF
 from cnnbench.config.targets import Spec, build
 from cnnbench.errors import ConfigError
@@ -102,7 +102,9 @@ def test_descends_a_parabola(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_goes_on_as_if_it_had_not_been_stopped(name: str) -> None:
     data = [(images.float(), labels) for images, labels in batches(10)]
-    model = network().float()  # as networks are: torch's NAdam continues a little differently with parameters in float64
+    model = (
+        network().float()
+    )  # as networks are: torch's NAdam continues a little differently with parameters in float64
     optimizer = make_optimizer(spec(f"optimizer={name}"), model)
     train(model, optimizer, data[:5])
 

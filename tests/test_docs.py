@@ -73,7 +73,7 @@ def ready(word: str) -> str:
     if match := re.search(r"(runs/\w+)/RUN\b", word):
         last = max(Path(match[1]).glob("*/record.json"), key=lambda path: path.stat().st_mtime_ns)
         return word.replace(match[0], str(last.parent))
-    return re.sub(r"^(trials|seeds)=\d+$", r"\1=2", word)
+    return re.sub(r"^(trials|tunings|seeds)=\d+$", r"\1=2", word)
 
 
 def cnnbench(command, words: list[str]) -> str:

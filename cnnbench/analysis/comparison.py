@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from cnnbench.analysis import budget, exact_tests, ladder, stats, tuning
+from cnnbench.analysis import budget, exact_tests, ladder, sequential, stats, tuning
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
@@ -27,18 +27,23 @@ from cnnbench.results.records import Record
 
 _Plan = TypeVar("_Plan")
 
+CHOSEN = "chosen on these runs"
+"""What is said of a verdict on a setting that was chosen from several by the same results (`by=`)."""
+
 MOST_PAIRED = 20
 """With more contestants than this each is compared with the best one alone."""
 
 
 @dataclass
 class Contestant:
-    """One setting with all its seeds."""
+    """One setting with all its seeds; or, where the tuning was repeated, the winners of all its tunings."""
 
     label: str
     runs: list[Record]
     settings: int = 1
-    """How many settings were tried before this one was chosen (`by=`)."""
+    """How many settings this one was chosen from, by its results on these runs (`by=`)."""
+    tunings: dict[int, list[int]] = field(default_factory=dict)
+    """Where the tuning was repeated: by the number of each tuning the seeds of its winner; none if all trials broke."""
     _measures: dict[float, list[dict[str, float | None]]] = field(default_factory=dict, repr=False)
     """By target."""
 
@@ -64,19 +69,36 @@ class Contestant:
 
     def measured(self, measure: str, target: float = math.inf) -> list[float]:
         """A measure of each finished run, by its name in `measure`."""
+        return list(self._finished(measure, target).values())
+
+    def _finished(self, measure: str, target: float) -> dict[int, float]:
         if target not in self._measures:
             self._measures[target] = [measures(run, target) for run in self.done]
-        return [value for found in self._measures[target] if (value := found[measure]) is not None]
+        values = ((run.seed, found[measure]) for run, found in zip(self.done, self._measures[target], strict=True))
+        return {seed: value for seed, value in values if value is not None}
 
     def by_seed(self, measure: str) -> dict[int, float]:
         """An accuracy of each run that ended, by its seed; a broken run counts as chance."""
-        values = {run.seed: measures(run)[measure] for run in self.done}
-        broken = {run.seed: self.chance for run in self.broken}
-        return {seed: value for seed, value in values.items() if value is not None} | broken
+        return self._finished(measure, math.inf) | {run.seed: self.chance for run in self.broken}
+
+    def samples(self, measure: str) -> dict[int, float]:
+        """What verdicts rest on: `by_seed`, or the mean of each tuning's seeds by its number.
+
+        A tuning all of whose trials broke counts as chance.
+        """
+        lost = {number: self.chance for number, seeds in self.tunings.items() if not seeds}
+        return self._by_tuning(self.by_seed(measure), statistics.fmean) | lost
+
+    def _by_tuning(self, values: Mapping[int, float], middle: Callable[[Iterable[float]], float]) -> dict[int, float]:
+        """Values by seed as they are or, where the tuning was repeated, the middle of each tuning's."""
+        if not self.tunings:
+            return dict(values)
+        found = {number: [values[s] for s in seeds if s in values] for number, seeds in self.tunings.items()}
+        return {number: middle(each) for number, each in found.items() if each}
 
     def score(self, measure: str) -> float | None:
-        """Mean of `by_seed`: what contestants are ordered by. None before any run has ended."""
-        values = self.by_seed(measure).values()
+        """Mean of `samples`: what contestants are ordered by. None before any run has ended."""
+        values = self.samples(measure).values()
         return sum(values) / len(values) if values else None
 
     def mean(self, measure: str) -> float | None:
@@ -84,10 +106,11 @@ class Contestant:
         values = self.measured(measure)
         return sum(values) / len(values) if values else None
 
-    def interval(self, measure: str) -> tuple[float, float] | None:
-        """95 % interval of that mean, by Student's t; None for fewer than two runs."""
+    def interval(self, measure: str, target: float = math.inf) -> tuple[float, float] | None:
+        """95 % interval of that mean, by Student's t; None for fewer than two runs (or tunings)."""
         bounds = (0.0, 1.0) if measure.endswith("_acc") else (-math.inf, math.inf)
-        return stats.interval(self.measured(measure), *bounds)
+        values = self._by_tuning(self._finished(measure, target), statistics.fmean)
+        return stats.interval(list(values.values()), *bounds)
 
     def costs(self, unit: str, target: float) -> list[float]:
         """What each run that ended needed to reach a validation accuracy; infinite where it never did, or broke.
@@ -97,6 +120,11 @@ class Contestant:
             target: from 0 to 1.
         """
         return [*self.measured(f"target_{unit}", target), *(math.inf for _ in self.broken)]
+
+    def cost_samples(self, unit: str, target: float) -> list[float]:
+        """What verdicts on costs rest on: `costs`, or the median of each tuning's."""
+        values = self._finished(f"target_{unit}", target) | {run.seed: math.inf for run in self.broken}
+        return list(self._by_tuning(values, statistics.median).values())
 
     @property
     def statuses(self) -> Counter[str]:
@@ -166,6 +194,17 @@ class Comparison:
     """Differences of accuracy below it do not matter; None asks for no equivalence."""
     share: float = 1.0
     """The part of the 5 % that the verdicts may use, where seeds were added look by look."""
+    tuning: "Tuning | None" = None
+    """How the contestants' settings were found, if they were tuned."""
+
+    @property
+    def unit(self) -> str:
+        """What a result of the verdicts is a mean of: one `seed`, or one `tuning` where that was repeated."""
+        return "tuning" if any(c.tunings for c in self.contestants) else "seed"
+
+    def chosen(self, pair: Pair) -> bool:
+        """Whether one of the two was chosen from several settings by the very runs that the verdict rests on."""
+        return any(c.settings > 1 for c in self.contestants if c.label in (pair.first, pair.second))
 
     @property
     def measure(self) -> str:
@@ -189,7 +228,7 @@ class Comparison:
         A broken run counts as chance. A contestant all of whose runs broke is worse than one with a finished run, on
         that ground alone: such a pair has no p value.
         """
-        samples = {c.label: c.by_seed(self.measure) for c in self.contestants}
+        samples = {c.label: c.samples(self.measure) for c in self.contestants}
         sizes = self.contestants[0].runs[0].data.sizes
         images = sizes.test if self.measure == "test_acc" else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
@@ -205,15 +244,18 @@ class Comparison:
 
     @cached_property
     def failures(self) -> list[Exact]:
-        """The contestants compared by how many of their runs broke; nothing where none did."""
-        if not any(c.broken for c in self.contestants):
+        """The contestants compared by how many of their runs broke; nothing where none did.
+
+        Nothing either where the tuning was repeated: the runs of a winner tend to break together.
+        """
+        if self.unit == "tuning" or not any(c.broken for c in self.contestants):
             return []
         counts = {c.label: (len(c.broken), c.ended) for c in self.contestants if c.ended}
         return exact_tests.failures(counts, self._few_pairs)
 
     def cost_verdicts(self, unit: str) -> list[Exact]:
         """The contestants compared by what it cost to reach the target, in `epochs`, `images` or `seconds`."""
-        samples = {c.label: c.costs(unit, self.target) for c in self.contestants}
+        samples = {c.label: c.cost_samples(unit, self.target) for c in self.contestants}
         return exact_tests.costs(samples, self._few_pairs)
 
     @property
@@ -243,15 +285,18 @@ class Comparison:
         else:
             head = f"{leader.label} has the best validation accuracy"
             head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
-        if max(c.ended for c in ended) < 2:
-            return f"{head}. One seed does not show how sure a difference is: run at least three, seed=0,1,2."
+        if max(len(c.samples(self.measure)) for c in ended) < 2:
+            more = "seed=0,1,2" if self.unit == "seed" else "tunings=3"
+            return f"{head}. One {self.unit} does not show how sure a difference is: run at least three, {more}."
         sides: dict[str, list[str]] = defaultdict(list)
         for pair in self.pairs:
             if leader.label in (pair.first, pair.second):
                 seen = pair if pair.first == leader.label else pair.turned
                 unsure = seen.verdict == "not distinguishable"
                 sides[seen.verdict].append(seen.second + (_difference(seen) if unsure else ""))
-        found = [f"{side} than {_enumerate(sides[side])}" for side in ("better", "worse") if sides[side]]
+        chosen = any(c.settings > 1 for c in self.contestants)
+        mark = f" ({CHOSEN})" if chosen else ""
+        found = [f"{side}{mark} than {_enumerate(sides[side])}" for side in ("better", "worse") if sides[side]]
         text = (
             f"{head}; it is {' and '.join(found)}."
             if found
@@ -262,12 +307,18 @@ class Comparison:
             text += self._cheaper(leader, same)
         if open_ := sides["not distinguishable"]:
             text += f" Not distinguishable from it: {_enumerate(open_)}."
-        if found and not same and not open_:
+        if found and not same and not open_ and not chosen:
             text += f" {'Each of these differences' if len(ended) > 2 else 'The difference'} is beyond noise."
         for c in ended:
             if c.broken:
                 text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
-        return text
+            if lost := sum(not seeds for seeds in c.tunings.values()):
+                text += f" Of {c.label}, {lost} of {len(c.tunings)} tunings found no setting that trains; "
+                text += f"{'it counts' if lost == 1 else 'they count'} as chance."
+        if chosen:
+            text += " Settings chosen on the runs that they are judged by look better than they are: run the chosen "
+            text += "settings with fresh seeds."
+        return f"{text} {self.tuning.scope}" if self.tuning else text
 
     def _cheaper(self, leader: Contestant, others: list[str]) -> str:
         """Names the cheapest of equivalent contestants, by seconds of training."""
@@ -317,15 +368,60 @@ class Tuning:
     plan: tuning.Plan
     entries: list[tuning.Entry] = field(default_factory=list)
 
+    @property
+    def repeated(self) -> bool:
+        """Whether there are several tunings, which makes them the unit of the verdicts."""
+        return self.plan.tunings > 1
+
+    @property
+    def scope(self) -> str:
+        """What the verdicts hold for, in one sentence."""
+        if not self.repeated:
+            return (
+                "Each contestant was tuned once, so the verdicts hold for the settings that were found, not for the "
+                "contestants in general; tunings=3 repeats the tuning."
+            )
+        return (
+            f"Each contestant was tuned {self.plan.tunings} times. A result is the mean of one tuning's winner over "
+            "its fresh seeds, so that the verdicts hold for contestants that are tuned in this way."
+        )
+
+    def tuned(self, run: Record) -> tuning.Tuned | None:
+        """The tuning whose winner this run repeats with a fresh seed, if it is one."""
+        return self._winners.get((self.plan.tuning_of(run.seed), tuning.setting_of(run)))
+
+    def numbered(self, label: str, seeds: Iterable[int]) -> dict[int, list[int]]:
+        """By the number of each tuning of a contestant its fresh seeds among these; none where all trials broke."""
+        mine = [e for e in self.entries if e.tuned.label == label]
+        found: dict[int, list[int]] = {
+            e.tuned.tuning: [] for e in mine if e.winner is None and len(e.ended) >= self.plan.trials
+        }
+        for seed in seeds:
+            found.setdefault(self.plan.tuning_of(seed), []).append(seed)
+        return found
+
+    @cached_property
+    def _winners(self) -> dict[tuple[int, str], tuning.Tuned]:
+        """By number of the tuning and setting."""
+        won = ((e.tuned, e.winner.record) for e in self.entries if e.winner and e.winner.record)
+        return {(tuned.tuning, tuning.setting_of(record)): tuned for tuned, record in won}
+
     @cached_property
     def curves(self) -> dict[str, list[float]]:
-        """Expected best validation accuracy of 1, 2, ... trials; a diverged trial counts as 0."""
-        results = {e.tuned.label: [trial.val_acc or 0.0 for trial in e.ended] for e in self.entries}
+        """Expected best validation accuracy of 1, 2, ... trials of each contestant; a diverged trial counts as 0.
+
+        Nothing unless the trials were random: for others the estimator does not hold.
+        """
+        results: dict[str, list[float]] = defaultdict(list)
+        for e in self.entries if self.plan.sampler == "random" else []:
+            results[e.tuned.label] += [trial.val_acc or 0.0 for trial in e.ended]
         return {label: budget.expected_best(found) for label, found in results.items() if found}
 
     @property
     def flips(self) -> str:
-        """Who leads at which number of trials, in words."""
+        """Who leads at which number of trials, in words; or why that is not said."""
+        if self.plan.sampler != "random":
+            return "No curve by number of trials: it can be estimated from independent trials alone, sampler=random."
         found = budget.leaders(self.curves)
         if len(self.curves) < 2 or not found:
             return ""
@@ -369,6 +465,11 @@ def load_ladder(folder: Path) -> Ladder | None:
     return _or_left_out(ladder.read, folder)
 
 
+def load_seeds(folder: Path) -> sequential.Plan | None:
+    """The plan of `seeds=auto` in this folder, in the same way."""
+    return _or_left_out(sequential.read, folder)
+
+
 def _or_left_out(read: Callable[[Path], _Plan | None], folder: Path) -> _Plan | None:
     try:
         return read(folder)
@@ -390,6 +491,7 @@ def compare(
     ladder: Ladder | None = None,
     margin: float | None = None,
     share: float = 1.0,
+    tuning: Tuning | None = None,
 ) -> list[Comparison]:
     """Groups runs into contestants.
 
@@ -403,9 +505,11 @@ def compare(
         ladder: its rungs lend their names to the contestants.
         margin: differences of accuracy below it do not matter, from 0 to 1; None asks for no equivalence.
         share: the part of the 5 % that the verdicts may use.
+        tuning: what found the settings. Where it was repeated its contestants are those of the comparison, and runs of
+            no winner are left out.
 
     Raises:
-        ConfigError: there is no such group or baseline, or the runs can't stand in one table.
+        ConfigError: there is no such group or baseline, or the runs can't stand in one table, or none is a winner's.
     """
     groups = sorted({group for run in runs for group in run.choices})
     if by is not None and by not in groups:
@@ -414,7 +518,12 @@ def compare(
     for run in runs:
         parts = identity.experiment(run.config, run.data.fingerprint, without=[Decides.REPETITION])
         rung = "" if ladder is None else ladder.labels.get(run.run_id, "")  # fresh seeds of the top are a rung's own
-        seeds = settings[_setting(run)][identity.canonical(parts) + rung]
+        name = identity.canonical(parts) + rung
+        if tuning is not None and tuning.repeated:
+            if (tuned := tuning.tuned(run)) is None:
+                continue
+            name = tuned.label
+        seeds = settings[_setting(run)][name]
         if run.seed not in seeds or run.status == "done":  # the same run in two folders is one run
             seeds[run.seed] = run
     if len(settings) > 1 and not apart:
@@ -422,6 +531,8 @@ def compare(
             f"data, split or validation source differ, so these runs can't stand in one table: "
             f"{' | '.join(sorted(settings))}. apart=true makes a table for each."
         )
+    if not settings:
+        raise ConfigError("no winner of the tuning has been run with fresh seeds yet; the same tune command does it.")
     comparisons = []
     for title, contestants in settings.items():
         ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
@@ -429,9 +540,13 @@ def compare(
         if ladder is not None:
             labels = [ladder.labels.get(seeds[0].run_id, label) for label, seeds in zip(labels, ordered, strict=True)]
         labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
+        if tuning is not None and tuning.repeated:
+            for contestant, label in zip(labelled, contestants, strict=True):
+                ended = [run.seed for run in (*contestant.done, *contestant.broken)]
+                contestant.label, contestant.tunings = label, tuning.numbered(label, ended)
         labelled.sort(key=lambda c: (not c.done, -(c.score("val_acc") or -1.0), c.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, target, ladder, margin, share))
+        comparisons.append(Comparison(title, shown, None, target, ladder, margin, share, tuning))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):

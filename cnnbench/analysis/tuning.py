@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cnnbench.config.composition import Composer, Job
+from cnnbench.config.schema import Decides
 from cnnbench.config.spaces import Axis, Params, Space, grid, space_of
 from cnnbench.errors import ConfigError, RecordError, nearest
-from cnnbench.results import decoding, records
+from cnnbench.results import decoding, identity, records
 from cnnbench.results.records import Record
 from cnnbench.runtime import files
 
@@ -19,10 +20,15 @@ FILE = "tuning.json"
 FOLDER = "trials"
 """Below it: the trials' runs. The winners' runs with fresh seeds lie beside it."""
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""Those that can be read; the last one is written. Version 1 knew a single tuning."""
 
-SAMPLERS = ("quasi_random", "tpe", "grid")
-"""`quasi_random`: a scrambled Sobol sequence. `tpe`: Bergstra et al. 2011. `grid`: evenly spread."""
+SEEDS = 1000
+"""How many training seeds each tuning has to itself, so that no two tunings share one."""
+
+SAMPLERS = ("quasi_random", "random", "tpe", "grid")
+"""`quasi_random`: a scrambled Sobol sequence. `random`: independent draws. `tpe`: Bergstra et al. 2011. `grid`: evenly
+spread."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Order:
     """Trials of each contestant."""
     seeds: int = 3
     """Fresh seeds with which each winner is run again."""
+    tunings: int = 1
+    """How often the whole tuning is repeated, each time with other seeds. From 2 on verdicts are about the contestants;
+    with one tuning they are about the settings that it found."""
     sampler: str = "quasi_random"
     """What proposes the trials, see `SAMPLERS`."""
     space: str | None = None
@@ -43,7 +52,7 @@ class Order:
 
 @dataclass
 class Tuned:
-    """A contestant, its space and its trials."""
+    """One tuning of one contestant: its space and its trials."""
 
     label: str
     words: list[str]
@@ -51,11 +60,17 @@ class Tuned:
     space: Space
     trials: list[tuple[Params, str]] = field(default_factory=list)
     """Setting and run id of each trial, in order."""
+    tuning: int = 1
+    """Number of the tuning."""
 
 
 @dataclass
 class Plan:
-    """What was asked of `tune`, and what has been tried so far."""
+    """What was asked of `tune`, and what has been tried so far.
+
+    The trials of tuning k, counted from 1, have the training seed s = seed + 1000 * (k - 1); its winners are run again
+    with s + 1, s + 2, ... A training seed draws the validation images too, and s is the seed of the sampler.
+    """
 
     sampler: str
     trials: int
@@ -63,23 +78,37 @@ class Plan:
     seeds: int
     """With which each winner is run again."""
     seed: int
-    """Of all trials; the winners take the ones after it."""
+    """Training seed of the first tuning's trials."""
     words: list[str]
     """What all contestants have in common, as typed."""
     contestants: list[Tuned]
+    """All contestants of the first tuning, then all of the second one, and so on."""
     space: str | None = None
     """The file of the folder `space` that was named for all of them."""
     config_dir: str | None = None
     """The folder of the user's own configs, as typed."""
 
+    @property
+    def tunings(self) -> int:
+        """How often the whole tuning is repeated."""
+        return max(tuned.tuning for tuned in self.contestants)
+
+    def first_seed(self, tuning: int) -> int:
+        """Training seed of the trials of a tuning; the seeds of its winners follow."""
+        return self.seed + SEEDS * (tuning - 1)
+
+    def tuning_of(self, seed: int) -> int:
+        """Number of the tuning that a training seed belongs to."""
+        return (seed - self.seed) // SEEDS + 1
+
     def write(self, folder: Path) -> None:
         """Writes it to `folder`, whole."""
-        text = json.dumps({"schema_version": VERSION} | asdict(self), indent=1)
+        text = json.dumps({"schema_version": VERSIONS[-1]} | asdict(self), indent=1)
         files.write_whole(folder / FILE, lambda file: file.write(text.encode()))
 
 
 def contestants(composer: Composer, order: Order) -> tuple[Plan, list[Job]]:
-    """The contestants, each with its space and, to be checked, a job at its own default setting.
+    """The plan, without trials, and a job of each contestant at its own default setting.
 
     Raises:
         ConfigError: a contestant or space is not legal.
@@ -102,9 +131,12 @@ def contestants(composer: Composer, order: Order) -> tuple[Plan, list[Job]]:
         plan.contestants.append(Tuned(label or job.choices["optimizer"], list(job.overrides), space))
         for end in (0, -1):  # both ends of every range have to be legal
             corner = {key: axis.points(2)[end] for key, axis in space.items()}
-            composer.jobs(words_of(plan, plan.contestants[-1], corner, seed), multirun=False)
+            last_seed = plan.first_seed(order.tunings) + order.seeds
+            composer.jobs(words_of(plan, plan.contestants[-1], corner, last_seed), multirun=False)
         if order.sampler == "grid":
             grid(space, order.trials)
+    once = plan.contestants
+    plan.contestants = [replace(tuned, tuning=k, trials=[]) for k in range(1, order.tunings + 1) for tuned in once]
     return plan, jobs
 
 
@@ -143,7 +175,7 @@ def read(folder: Path) -> Plan | None:
     if not path.exists():
         return None
     try:
-        plan: Plan = decoding.read(path, Plan, (VERSION,))
+        plan: Plan = decoding.read(path, Plan, VERSIONS)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return plan
@@ -173,7 +205,7 @@ class Trial:
 
 @dataclass
 class Entry:
-    """A contestant's page of the ledger."""
+    """A page of the ledger: one tuning of one contestant, with what came out."""
 
     tuned: Tuned
     trials: list[Trial]
@@ -203,8 +235,14 @@ class Entry:
         return found
 
 
+def setting_of(run: Record) -> str:
+    """What a trial has in common with the same setting's runs with other seeds."""
+    left_out = [Decides.REPETITION, Decides.MEASURE]
+    return identity.canonical(identity.experiment(run.config, run.data.fingerprint, without=left_out))
+
+
 def entry(folder: Path, tuned: Tuned) -> Entry:
-    """The trials of a contestant, with what came out."""
+    """The trials of a tuning of a contestant, with what came out."""
     found = []
     for number, (params, run_id) in enumerate(tuned.trials, 1):
         result = None
@@ -215,5 +253,5 @@ def entry(folder: Path, tuned: Tuned) -> Entry:
 
 
 def ledger(folder: Path, plan: Plan) -> list[Entry]:
-    """Every trial of every contestant."""
+    """Every trial of every tuning and contestant."""
     return [entry(folder, tuned) for tuned in plan.contestants]

@@ -8,12 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.analysis.ladder import START, rehearse
-from cnnbench.analysis.tuning import SAMPLERS, Order, contestants
+from cnnbench.analysis.ladder import START, JobsOf, rehearse
+from cnnbench.analysis.sequential import check_contestants
+from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
-from cnnbench.config.schema import ROLES, Data
+from cnnbench.config.engines import Engine
+from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def train(words: list[str]) -> int:
         def jobs_of(added: list[str]) -> list[Job]:
             return composer.jobs([*options.overrides, *added], options.multirun)
 
+        if any(job.config.seeds == "auto" for job in jobs):
+            return _add_seeds(jobs, jobs_of, engine, options.dry_run)
         rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
         if options.dry_run:
             _dry_run(rungs, options.overrides)
@@ -71,6 +75,27 @@ def train(words: list[str]) -> int:
         from cnnbench.sweeps.sweep import run_all
 
         return run_all(jobs, images, engine)
+
+
+def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, dry_run: bool) -> int:
+    """Carries out `seeds=auto`, or lists the runs of its first look."""
+    check_contestants(contestants)
+    config = contestants[0].config
+
+    def with_seeds(first: int, end: int) -> list[Job]:
+        return jobs_of(["seeds=null", f"seed=range({first},{end})"])
+
+    jobs = with_seeds(0, FIRST_LOOK)
+    if dry_run:
+        print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
+        print("\n".join(" ".join(job.overrides) for job in jobs))
+        return 0
+    if engine is None and config.workers > 1:
+        _import_beside()
+    images = _images(contestants)
+    from cnnbench.sweeps.seeds import add_seeds
+
+    return add_seeds(jobs, with_seeds, images, engine)
 
 
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
@@ -144,13 +169,12 @@ def _compare(words: list[str]) -> int:
         print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
-    from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+    from cnnbench.analysis.comparison import compare, load, load_ladder, load_seeds, load_tuning
 
-    ladder = load_ladder(folders[0])
-    comparisons = compare(
-        load(folders), by, baseline, target, apart == "true", ladder, None if margin is None else margin / 100
-    )
-    tuning = load_tuning(folders[0])
+    ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
+    planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
+    limit = planned if margin is None else margin / 100
+    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, limit, share, tuning)
     if options.json:
         from cnnbench.report.exports import as_json
 
@@ -164,24 +188,27 @@ def _compare(words: list[str]) -> int:
 
 def _tune(words: list[str]) -> int:
     parser = command_parser("tune", "Finds each contestant's best setting.")
-    parser.add_argument("words", nargs="*", metavar="trials=12 | seeds=3 | sampler=NAME | space=NAME | KEY=VALUE,...")
+    own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
+    parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
     parser.add_argument("--config-dir", type=Path)
     options = parser.parse_intermixed_args(words)
-    settings, rest = settings_of(options.words, ["trials", "seeds", "sampler", "space"])
+    settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler={sampler}: there is no such sampler.{nearest(sampler, list(SAMPLERS))}")
-    numbers = {key: number(settings, key, int, 1, math.inf) for key in ("trials", "seeds")}
+    most = {"trials": math.inf, "seeds": SEEDS - 1, "tunings": math.inf}
+    numbers = {key: number(settings, key, int, 1, limit) for key, limit in most.items()}
     given = {key: value for key, value in numbers.items() if value is not None}
     order = Order(rest, sampler=sampler, space=settings.get("space"), **given)
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
         if options.cfg:
-            spaces = [", ".join(f"{key} {axis}" for key, axis in tuned.space.items()) for tuned in plan.contestants]
-            comments = [
-                [*job.overrides, f"({plan.trials} trials of {space})"] for job, space in zip(jobs, spaces, strict=True)
-            ]
+            times = f"{plan.tunings} x " if plan.tunings > 1 else ""
+            comments = []
+            for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
+                space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
+                comments.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
             _print_configs(jobs, [" ".join(words) for words in comments])
             return 0
         if engine is None and jobs[0].config.workers > 1:

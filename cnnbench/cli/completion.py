@@ -62,7 +62,7 @@ OPTIONS = {
 
 _SETTINGS = {
     "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
-    "tune": ("trials=", "seeds=", "sampler=", "space="),
+    "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
 

@@ -27,7 +27,7 @@ from cnnbench.config import engines
 from cnnbench.config.engines import Engine
 from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
 from cnnbench.config.messages import load_yaml, one_line, yaml_line
-from cnnbench.config.schema import ROLES, Config, Role
+from cnnbench.config.schema import ROLES, Config, Role, check_seeds
 from cnnbench.errors import ConfigError, nearest
 
 _OPEN = (
@@ -153,10 +153,25 @@ class Composer:
         for override in overrides:
             sweep.pop(override.key_or_group, None)
         sweep |= {o.key_or_group: o for o in swept}
+        if composed.seeds is not None:
+            check_seeds(composed.seeds)
+            given = {o.key_or_group: o.input_line for o in overrides}
+            if "seed" not in given:
+                if not multirun:
+                    raise ConfigError(f"seeds={composed.seeds}: several seeds are a sweep: add -m.")
+                sweep.pop("seed", None)
+                if composed.seeds != "auto":  # which has no seeds before they are due
+                    sweep["seed"] = self._parser.parse_override(f"seed=range({composed.seeds})")
+            elif "seeds" in given:
+                raise ConfigError(f"{given['seeds']} {given['seed']}: give one of them.")
+            else:  # an experiment's seeds: what is typed wins
+                fixed.append("seeds=null")
+                composed = self._compose(fixed)
+        typed = [word for word in fixed if not word.lstrip("+").startswith("seeds=")]  # a job has one seed
         if not sweep:
-            return [self._job(composed, fixed, ())]
+            return [self._job(composed, typed, ())]
         combinations = itertools.product(*(self._values(o) for o in sweep.values()))
-        return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
+        return [self._job(self._compose([*fixed, *words]), typed, words) for words in combinations]
 
     def config(self, words: Iterable[str]) -> DictConfig:
         """The config that Hydra composes from `words` without their sweeps. Values are not checked."""
@@ -223,6 +238,8 @@ class Composer:
             return
         if head not in GROUPS + KEYS:
             raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
+        if key == "seeds" and override.is_sweep_override():
+            raise ConfigError(f"{word}: takes one value.")
         if key in GROUPS:
             values = self._options_of(override)
             if key == "experiment" and values == [None]:

@@ -47,6 +47,9 @@ class Role:
     """Whether the group takes several options at once, such as regularizer=[l2,dropout]."""
 
 
+FIRST_LOOK = 3
+"""Seeds of each contestant at the first look of `seeds=auto`: the spread of fewer says next to nothing."""
+
 _ASIDE = {"decides": Decides.NOTHING}
 _HELD = {"rung": False}
 _IMAGES = {"images": True}
@@ -56,6 +59,12 @@ _SEVERAL = {"several": True}
 def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
     if not legal:
         raise ConfigError(f"{key}={value}: must be {allowed}.")
+
+
+def check_seeds(seeds: str | None) -> None:
+    """Raises a `ConfigError` if this is no value of the key `seeds`."""
+    legal = seeds is None or re.fullmatch(r"auto|[1-9]\d{0,3}", seeds) is not None
+    _check(legal, "seeds", seeds, "auto or a whole number from 1 to 9999")
 
 
 @dataclass
@@ -404,6 +413,16 @@ class Config:
     test: bool = field(default=True, metadata={"decides": Decides.MEASURE})
     """Whether the run is tested, once, with the selected epoch's weights. false never opens the test set, as in the
     trials of `tune`."""
+    seeds: str | None = field(default=None, metadata=_ASIDE | _HELD)
+    """Number of seeds of each contestant in a sweep, instead of `seed`: `5` is seed=0,1,2,3,4. `auto` starts with three
+    and adds seeds until all pairs of contestants are settled: one is better, or both are equivalent within `margin`."""
+    max_seeds: int = field(default=20, metadata=_ASIDE | _HELD)
+    """Largest number of seeds with `seeds=auto`, settled or not."""
+    settle: str = field(default="pairs", metadata=_ASIDE | _HELD)
+    """What `seeds=auto` settles: all `pairs`, or only those with the `leader`."""
+    margin: float | None = field(default=None, metadata=_ASIDE | _HELD)
+    """The smallest difference of accuracy that matters, in percentage points. Contestants whose true difference is
+    shown to be smaller are equivalent. Without a margin equal contestants are never settled."""
     name: str = field(default="default", metadata=_ASIDE | _HELD)
     """The folder under `runs_dir` for the runs of one question."""
     runs_dir: str = field(default="runs", metadata=_ASIDE | _HELD)
@@ -435,10 +454,19 @@ class Config:
         _check(one or self.workers == 1, "workers", self.workers, "1 where hardware.devices or hardware.nodes is not")
         _check(self.clip is None or 0 < self.clip < math.inf, "clip", self.clip, "a number above 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+        check_seeds(self.seeds)
+        _check(FIRST_LOOK <= self.max_seeds <= 9999, "max_seeds", self.max_seeds, f"from {FIRST_LOOK} to 9999")
+        _check(self.settle in ("pairs", "leader"), "settle", self.settle, "pairs or leader")
+        _check(self.margin is None or 0 < self.margin <= 100, "margin", self.margin, "above 0, at most 100 points")
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")
         short = len(os.fsencode(self.name)) <= 255  # what file systems allow
         _check(plain and short, "name", repr(self.name), "a folder's name of at most 255 bytes, without / or :")
         _check(self.runs_dir != "", "runs_dir", repr(self.runs_dir), "a folder's path")
+
+    @property
+    def accuracy_margin(self) -> float | None:
+        """`margin` as a difference of accuracies from 0 to 1."""
+        return None if self.margin is None else self.margin / 100
 
     @property
     def trials(self) -> tuple[int, int]:

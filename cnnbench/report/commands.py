@@ -2,6 +2,7 @@
 
 import shlex
 from collections import defaultdict
+from pathlib import Path
 
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
 
@@ -28,6 +29,28 @@ def _command(contestant: Contestant) -> str | None:
     return shlex.join(["cnnbench", *sweep, *overrides, f"seed={seeds}", *_own(run.config_dir)])
 
 
+def fresh_commands(comparison: Comparison) -> list[str]:
+    """The commands that run the chosen settings of `by=` with fresh seeds, and compare these runs; else nothing.
+
+    A setting whose record is too old to tell what was typed has none.
+    """
+    contestants = comparison.contestants
+    if not any(c.settings > 1 for c in contestants):
+        return []
+    first = 1 + max(run.seed for c in contestants for run in c.runs)
+    seeds = ",".join(str(first + i) for i in range(max(3, *(len(c.runs) for c in contestants))))
+    config = contestants[0].runs[0].config
+    name = f"{config['name']}_fresh"
+    found = []
+    for contestant in contestants:
+        run = contestant.runs[0]
+        if run.overrides is not None and not contestant.tunings:
+            words = [word for word in run.overrides if not word.startswith(("seed=", "name=", "runs_dir="))]
+            where = [f"name={name}", *([f"runs_dir={config['runs_dir']}"] if config["runs_dir"] != "runs" else [])]
+            found.append(shlex.join(["cnnbench", "-m", *words, f"seed={seeds}", *where, *_own(run.config_dir)]))
+    return [*found, shlex.join(["cnnbench", "compare", str(Path(config["runs_dir"], name))])] if found else []
+
+
 def tune_command(tuning: Tuning) -> str:
     """The command that tunes again."""
     plan = tuning.plan
@@ -38,6 +61,7 @@ def tune_command(tuning: Tuning) -> str:
             values[key][value] = None
     swept = [f"{key}={','.join(options)}" for key, options in values.items()]
     order = [f"trials={plan.trials}", f"seeds={plan.seeds}", f"sampler={plan.sampler}", f"seed={plan.seed}"]
+    order += [f"tunings={plan.tunings}"] if tuning.repeated else []
     order += [f"space={plan.space}"] if plan.space else []
     return shlex.join(["cnnbench", "tune", *plan.words, *swept, *order, *_own(plan.config_dir)])
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning, measures
+from cnnbench.report.commands import fresh_commands
 from cnnbench.report.tables import UNITS, Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.results import records
 
@@ -56,10 +56,12 @@ def _document(
     heading: Callable[[str], str],
     sheet: Callable[[Sheet], Iterable[str]],
     escape: Callable[[str], str],
+    code: Callable[[list[str]], list[str]],
 ) -> str:
     lines = []
     for comparison in comparisons:
         lines += [heading(comparison.title), "", escape(comparison.verdict), ""]
+        lines += code(fresh_commands(comparison))
         for each in _all(comparison):
             lines += sheet(each)
     if tuning is not None:
@@ -81,7 +83,10 @@ def as_markdown(comparisons: list[Comparison], tuning: Tuning | None) -> str:
         yield from ("| " + " | ".join(map(escape, row)) + " |" for row in sheet.rows)
         yield from ("", sheet.note, "") if sheet.note else ("",)
 
-    return _document(comparisons, tuning, lambda title: f"## {title}", sheet, str)
+    def code(commands: list[str]) -> list[str]:
+        return [*(f"    {command}" for command in commands), ""] if commands else []
+
+    return _document(comparisons, tuning, lambda title: f"## {title}", sheet, str, code)
 
 
 _TEX = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "<": r"$<$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -106,7 +111,10 @@ def as_latex(comparisons: list[Comparison], tuning: Tuning | None) -> str:
         yield from (" & ".join(map(escape, row)) + r" \\" for row in sheet.rows)
         yield from (r"\hline", r"\end{tabular}", r"\end{table}", "")
 
-    return _document(comparisons, tuning, lambda title: rf"\section*{{{escape(title)}}}", sheet, escape)
+    def code(commands: list[str]) -> list[str]:
+        return [rf"\texttt{{{escape(command)}}}\\" for command in commands]
+
+    return _document(comparisons, tuning, lambda title: rf"\section*{{{escape(title)}}}", sheet, escape, code)
 
 
 def as_json(comparisons: list[Comparison], tuning: Tuning | None = None) -> str:
@@ -123,6 +131,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "verdict": comparison.verdict,
         "measure": comparison.measure,
         "baseline": comparison.baseline,
+        "share": comparison.share,
         "target": comparison.target,
         "margin": comparison.margin,
         "contestants": [
@@ -131,12 +140,13 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
                 "settings_tried": c.settings,
                 "statuses": c.statuses,
                 "seeds": [run.seed for run in c.done],
+                "tunings": c.tunings,
                 "runs": [run.run_id for run in c.done],
                 "measures": _measured(c, comparison.target),
             }
             for c in comparison.contestants
         ],
-        "pairs": [asdict(pair) for pair in comparison.pairs],
+        "pairs": [asdict(pair) | {"chosen_on_these_runs": comparison.chosen(pair)} for pair in comparison.pairs],
         "failures": [asdict(pair) for pair in comparison.failures],
         "costs": {unit: [asdict(pair) for pair in comparison.cost_verdicts(unit)] for unit in UNITS},
         "ladder": None if comparison.ladder is None else asdict(comparison.ladder)["rungs"],
@@ -152,18 +162,18 @@ def _measured(contestant: Contestant, target: float) -> dict[str, Any]:
         values = [run[name] for run in runs]
         known = [value for value in values if value is not None]
         mean = sum(known) / len(known) if known else None
-        bounds = (0.0, 1.0) if name.endswith("_acc") else ()
-        interval = stats.interval(known, *bounds) if mean is not None and math.isfinite(mean) else None
+        interval = contestant.interval(name, target) if mean is not None and math.isfinite(mean) else None
         found[name] = {"mean": mean, "interval": interval, "values": values}
     return found
 
 
 def _found(tuning: Tuning) -> dict[str, Any]:
     plan = tuning.plan
-    return {key: getattr(plan, key) for key in ("sampler", "trials", "seeds", "seed")} | {
+    return {key: getattr(plan, key) for key in ("sampler", "trials", "seeds", "seed", "tunings")} | {
         "contestants": [
             {
                 "label": entry.tuned.label,
+                "tuning": entry.tuned.tuning,
                 "space": {key: asdict(axis) for key, axis in entry.tuned.space.items()},
                 "winner": None if entry.winner is None else entry.winner.params,
                 "edges": entry.edges,

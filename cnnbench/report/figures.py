@@ -15,11 +15,9 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMe
 
 from cnnbench.analysis import budget
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
-from cnnbench.analysis.tuning import Entry
-from cnnbench.config.schema import Decides
+from cnnbench.analysis.tuning import Entry, setting_of
 from cnnbench.config.spaces import Axis, Space
-from cnnbench.results import identity
-from cnnbench.results.records import Record, SearchEpoch
+from cnnbench.results.records import SearchEpoch
 from cnnbench.runtime import files
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
@@ -93,11 +91,11 @@ def file_name(kind: str, number: int = 1) -> str:
 
 def _styles(comparisons: list[Comparison], tuning: Tuning | None) -> Styles:
     # A tuning may call a contestant otherwise than a comparison does; it is the one that got the winner's setting.
-    called = {_setting(c.runs[0]): c.label for comparison in comparisons for c in comparison.contestants}
+    called = {setting_of(c.runs[0]): c.label for comparison in comparisons for c in comparison.contestants}
     names = {label: label for label in called.values()}
     for entry in tuning.entries if tuning else []:
         won = entry.winner and entry.winner.record
-        names[entry.tuned.label] = called.get(_setting(won), entry.tuned.label) if won else entry.tuned.label
+        names[entry.tuned.label] = called.get(setting_of(won), entry.tuned.label) if won else entry.tuned.label
     number = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
     return {label: _style(number[name]) for label, name in names.items()}
 
@@ -105,12 +103,6 @@ def _styles(comparisons: list[Comparison], tuning: Tuning | None) -> Styles:
 def _style(i: int) -> dict[str, Any]:
     """Colour and dashes of line number `i` of a figure."""
     return {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
-
-
-def _setting(run: Record) -> str:
-    """What a winner's trial and its runs with fresh seeds have in common."""
-    left_out = [Decides.REPETITION, Decides.MEASURE]
-    return identity.canonical(identity.experiment(run.config, run.data.fingerprint, without=left_out))
 
 
 # --- of a comparison
@@ -302,16 +294,17 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
 def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
     """Best validation accuracy of each trial by the value that it tried."""
     panels: dict[tuple[str, bool], list[Entry]] = defaultdict(list)
-    entries, left_out = tuning.entries[:MOST], _left_out(len(tuning.entries))
-    for entry in entries:
+    shown, left_out = _contestants(tuning)
+    for entry in (e for e in tuning.entries if e.tuned.label in shown):
         if (key := _numeric(entry.tuned.space)) is not None:
             panels[key, entry.tuned.space[key].log].append(entry)
     if not panels:
         return None
-    figure, axes = _panels([3.2] * len(panels), [e.tuned.label for page in panels.values() for e in page])
+    figure, axes = _panels([3.2] * len(panels), shown)
     for axis, ((key, log), page) in zip(axes, panels.items(), strict=True):
-        for i, entry in enumerate(page):
+        for entry in page:
             style, label = styles[entry.tuned.label], _short(entry.tuned.label)
+            row = shown.index(entry.tuned.label)
             tried = sorted((t.params[key], t.val_acc) for t in entry.trials if t.val_acc is not None)
             axis.plot(*zip(*tried, strict=True) if tried else ([], []), marker="o", markersize=4, label=label, **style)
             lost = [t.params[key] for t in entry.ended if t.val_acc is None]
@@ -321,7 +314,7 @@ def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
                 "linestyle": "none",
                 "in_layout": False,
             }
-            axis.plot(lost, [0.03 + 0.03 * i] * len(lost), "x", color=style["color"], **at_bottom)
+            axis.plot(lost, [0.03 + 0.03 * row] * len(lost), "x", color=style["color"], **at_bottom)
             if (winner := entry.winner) is not None:
                 star: Any = {"markersize": 14, "markeredgecolor": "white", "color": style["color"]}
                 axis.plot([winner.params[key]], [winner.val_acc or 0.0], "*", zorder=5, **star)
@@ -335,10 +328,16 @@ def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
     return figure
 
 
+def _contestants(tuning: Tuning) -> tuple[list[str], str]:
+    """The contestants that fit into a figure, and what is said of the others."""
+    labels = list(dict.fromkeys(entry.tuned.label for entry in tuning.entries))
+    return labels[:MOST], _left_out(len(labels))
+
+
 def _budget(tuning: Tuning, styles: Styles) -> Figure | None:
     """Expected best validation accuracy by number of trials, and where another contestant takes the lead."""
-    entries, left_out = tuning.entries[:MOST], _left_out(len(tuning.entries))
-    curves = {e.tuned.label: tuning.curves[e.tuned.label] for e in entries if e.tuned.label in tuning.curves}
+    shown, left_out = _contestants(tuning)
+    curves = {label: tuning.curves[label] for label in shown if label in tuning.curves}
     if not curves:
         return None
     figure, (axis,) = _panels([3.2], list(curves))

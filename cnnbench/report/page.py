@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
-from cnnbench.report.commands import commands_of, tune_command
+from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.report.figures import MOST, file_name
 from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.results import identity
@@ -63,6 +63,8 @@ class _Part:
     runs: Sheet
     configs: list[tuple[str, str]]
     commands: list[str]
+    fresh: list[str]
+    """What runs settings that were chosen on these runs with fresh seeds."""
     without_command: int
     """How many contestants have none here."""
 
@@ -79,10 +81,11 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
     parts = [_part(comparison, folder, drawn, i) for i, comparison in enumerate(comparisons, 1)]
     search = {}
     if tuning is not None:
+        labels = list(dict.fromkeys(e.tuned.label for e in tuning.entries))
         search = {
             "tuned": _cut(winners(tuning)),
             "flips": tuning.flips,
-            "figures": _figures(folder, drawn, ("sensitivity", "budget"), [e.tuned.label for e in tuning.entries]),
+            "figures": _figures(folder, drawn, ("sensitivity", "budget"), labels),
             "ledger": _cut(_ledger(tuning, folder)),
             "command": tune_command(tuning),
         }
@@ -117,6 +120,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
         runs=_runs(comparison, folder),
         configs=_configs(comparison),
         commands=shown,
+        fresh=fresh_commands(comparison)[:MOST_ROWS],
         without_command=len(commands) - len(shown),
     )  # fmt: skip
 
@@ -203,8 +207,12 @@ def _configs(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _flat(contestant: Contestant) -> dict[str, str]:
-    config = contestant.runs[0].config | {"seed": sorted(run.seed for run in contestant.runs)}
-    return {"contestant": contestant.label} | {key: json.dumps(value) for key, value in identity.flat(config).items()}
+    seeds = {"seed": sorted(run.seed for run in contestant.runs)}
+    told: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in contestant.runs if contestant.tunings else contestant.runs[:1]:
+        for key, value in identity.flat(run.config | seeds).items():
+            told[key][json.dumps(value)] = None
+    return {"contestant": contestant.label} | {key: " or ".join(values) for key, values in told.items()}
 
 
 def _versions(runs: list[Record]) -> list[tuple[str, str]]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnbench.analysis import stats
-from cnnbench.analysis.comparison import MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.analysis.comparison import CHOSEN, MOST_PAIRED, Comparison, Contestant, Tuning
 from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.ladder import Ladder, judge
+from cnnbench.analysis.tuning import Entry
 
 
 @dataclass
@@ -59,6 +60,8 @@ def results(comparison: Comparison) -> Sheet:
         f"validation, worst seed the lowest {comparison.judged}, training loss that of the last epoch, gap training "
         f"minus validation accuracy at the selected epoch."
     )
+    if comparison.unit == "tuning":
+        note += " An interval rests on the means of the tunings."
     if any(c.broken for c in comparison.contestants):
         note += " All of these are of the runs that finished; in the verdicts a run that diverged or failed counts too."
     if max((len(c.done) for c in comparison.contestants), default=0) == 1:
@@ -134,18 +137,27 @@ def verdicts(comparison: Comparison) -> Sheet:
         p = "-" if pair.p is None else _p(pair.p)
         row = [pair.first, _in_words(pair, comparison), pair.second, seeds]
         rows.append([*row, *_change(pair), p, _alone(pair), _finds(pair, comparison)])
-    columns = ["contestant", "is", "compared with", "seeds", "difference", "interval", "p", "this pair alone"]
-    columns.append("finds / 10 seeds")
+    units = f"{comparison.unit}s"
+    columns = ["contestant", "is", "compared with", units, "difference", "interval", "p", "this pair alone"]
+    columns.append(f"finds / 10 {units}")
     note = (
         f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
         f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %; this pair "
-        f"alone: both without that correction. Finds: the difference that this many seeds, and 10 seeds, would find in "
-        f"80 % of cases, if the spreads are as seen."
+        f"alone: both without that correction. Finds: the difference that this many {units}, and 10 {units}, would "
+        f"find in 80 % of cases, if the spreads are as seen."
     )
+    if any(map(comparison.chosen, comparison.pairs)):
+        note += (
+            f" Settings {CHOSEN} look better than they are, and these verdicts can be false more often: run the chosen "
+            f"settings with fresh seeds."
+        )
     if comparison.margin is not None:
         note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
     if comparison.share < 1:
-        note += f" Seeds were added look by look: this look may use {comparison.share:.0%} of the 5 %."
+        note += (
+            f" Seeds are added until the pairs are settled, so this look may use {100 * comparison.share:.1f} % of "
+            f"the 5 %: p values are divided by that share."
+        )
     if any(c.broken for c in comparison.contestants):
         chance = comparison.contestants[0].chance
         note += (
@@ -161,7 +173,8 @@ def _in_words(pair: stats.Pair, comparison: Comparison) -> str:
     broken = [c for c in comparison.contestants if c.label in (pair.first, pair.second) and not c.done]
     if pair.p is None and pair.verdict in ("better", "worse"):
         return f"{pair.verdict}: all {broken[0].ended} runs of {broken[0].label} broke"
-    return pair.verdict
+    claims = pair.verdict in ("better", "worse") and comparison.chosen(pair)
+    return f"{pair.verdict} ({CHOSEN})" if claims else pair.verdict
 
 
 def _alone(pair: stats.Pair) -> str:
@@ -177,6 +190,7 @@ def _finds(pair: stats.Pair, comparison: Comparison) -> str:
         return "-"
     count = len(comparison.contestants)
     pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
+    pairs = math.ceil(pairs / comparison.share)
     sizes = (min(pair.seeds), 10)
     return " / ".join(f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes)
 
@@ -251,13 +265,15 @@ def winners(tuning: Tuning) -> Sheet:
         best = "-" if winner is None or winner.val_acc is None else f"{winner.val_acc:.2%}"
         space = ", ".join(f"{key} {axis}" for key, axis in entry.tuned.space.items())
         numbers = [str(len(counts)), *(str(counts.count(word)) for word in ("done", "diverged", "failed"))]
-        rows.append([entry.tuned.label, space, setting, edge, *numbers, best])
+        rows.append([_name(entry, tuning), space, setting, edge, *numbers, best])
     columns = ["contestant", "space", "winner", "warning", "trials", "done", "diverged", "failed", "best validation"]
     plan = tuning.plan
+    seeds = ", ".join(str(plan.first_seed(k)) for k in range(1, plan.tunings + 1))
+    each, seed = ("each contestant and tuning", "seeds") if tuning.repeated else ("each contestant", "seed")
     note = (
-        f"{plan.trials} trials for each contestant, {plan.sampler}, with seed {plan.seed}; selected on validation, the "
-        f"test set closed; the winners run again with {plan.seeds} fresh seeds. On the edge: no trial lies beyond the "
-        f"winner's value, what is best may lie outside the space."
+        f"{plan.trials} trials for {each}, {plan.sampler}, with {seed} {seeds}; selected on validation, the test set "
+        f"closed; the winners run again with {plan.seeds} fresh seeds. On the edge: no trial lies beyond the winner's "
+        f"value, what is best may lie outside the space."
     )
     return Sheet("Tuning", columns, rows, note, left=4)
 
@@ -268,11 +284,15 @@ def ledger(tuning: Tuning) -> Sheet:
     for entry in tuning.entries:
         for trial in entry.trials:
             best = "-" if trial.val_acc is None else f"{trial.val_acc:.2%}"
-            rows.append(
-                [entry.tuned.label, str(trial.number), _setting(trial.params), trial.status, best, trial.run_id]
-            )
+            name = _name(entry, tuning)
+            rows.append([name, str(trial.number), _setting(trial.params), trial.status, best, trial.run_id])
     columns = ["contestant", "trial", "setting", "status", "best validation", "run"]
     return Sheet("Every trial of every contestant", columns, rows)
+
+
+def _name(entry: Entry, tuning: Tuning) -> str:
+    """The contestant, and which of its tunings where there are several."""
+    return f"{entry.tuned.label}, tuning {entry.tuned.tuning}" if tuning.repeated else entry.tuned.label
 
 
 def per_class(comparison: Comparison) -> Sheet | None:

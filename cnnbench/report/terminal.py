@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnbench.analysis.comparison import Comparison, Tuning
+from cnnbench.report.commands import fresh_commands
 from cnnbench.report.exports import as_csv, as_latex, as_markdown
 from cnnbench.report.tables import Sheet, main_sheets, winners
 from cnnbench.runtime import files
@@ -44,7 +45,8 @@ def _print(console: Console, comparisons: list[Comparison], tuning: Tuning | Non
         console.print(f"\n{comparison.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
         for sheet in main_sheets(comparison):
             print_sheet(console, sheet)
-        console.print(comparison.verdict, highlight=False, markup=False, soft_wrap=True)
+        for line in (comparison.verdict, *fresh_commands(comparison)):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if tuning is not None:
         print_sheet(console, winners(tuning))
         console.print(tuning.flips, highlight=False, markup=False, soft_wrap=True)

@@ -52,8 +52,9 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     check_all(zip(jobs, images, strict=True))
     folder = Path(config.runs_dir).expanduser() / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    study = _Study(composer, folder, _continued(plan, folder), images, config.workers, config.retry)
-    # In turn, so that all contestants have tried about as much if the tuning is stopped.
+    plan = _continued(plan, folder)
+    study = _Study(composer, folder, plan, images * plan.tunings, config.workers, config.retry)
+    # In turn, so that all tunings of all contestants have tried about as much if they are stopped.
     turns = itertools.zip_longest(*(study.due(i) for i in range(len(plan.contestants))))
     due = deque(task for turn in turns for task in turn if task is not None)
     pages = tuning.ledger(folder, study.plan)
@@ -63,8 +64,9 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     )
     if any(r.status == "failed" or (r.config["test"] and r.status != "done") for r in results):
         code = code or 1
-    if any(folder.glob("*/record.json")):
-        show(compare(load([folder]), apart=True), folder, load_tuning(folder))
+    runs, found = load([folder]) if any(folder.glob("*/record.json")) else [], load_tuning(folder)
+    if found is not None and any(map(found.tuned, runs)):
+        show(compare(runs, apart=True, tuning=found), folder, found)
     return code
 
 
@@ -72,7 +74,7 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     """The plan with the trials that its folder already holds.
 
     Raises:
-        ConfigError: they belong to another tuning. More trials or seeds do not make another one.
+        ConfigError: they belong to another plan. More trials, seeds or tunings do not make another one.
     """
     before = tuning.read(folder)
     if before is None:
@@ -80,16 +82,19 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     for what in ("sampler", "seed"):
         if getattr(before, what) != getattr(plan, what):
             raise ConfigError(f"{folder}: was tuned with {what}={getattr(before, what)}. Take another name=.")
-    if [replace(c, trials=[]) for c in before.contestants] != plan.contestants:
+    first = [replace(tuned, trials=[]) for tuned in before.contestants if tuned.tuning == 1]
+    if first != [tuned for tuned in plan.contestants if tuned.tuning == 1]:
         raise ConfigError(f"{folder}: was tuned for other contestants or spaces. Take another name=.")
     few = "exactly" if plan.sampler == "grid" else "at least"
     if plan.trials < before.trials or (few == "exactly" and plan.trials > before.trials):
         raise ConfigError(f"trials={plan.trials}: {folder} has {before.trials} already. Take {few} that many.")
-    return replace(plan, contestants=before.contestants)
+    if plan.tunings < before.tunings:
+        raise ConfigError(f"tunings={plan.tunings}: {folder} has {before.tunings} already. Take at least that many.")
+    return replace(plan, contestants=before.contestants + plan.contestants[len(before.contestants) :])
 
 
 class _Study:
-    """The state of a tuning: which trials of each contestant have ended, and which runs are due."""
+    """The state of all tunings: which trials of each contestant have ended, and which runs are due."""
 
     def __init__(
         self, composer: Composer, folder: Path, plan: Plan, images: list[ImageSet], workers: int, retry: bool
@@ -97,7 +102,7 @@ class _Study:
         self._composer, self._folder, self.plan, self._images = composer, folder, plan, images
         self._lock = FileLock(folder / f".{tuning.FILE}.lock")
         self._contestant: dict[str, int] = {}
-        """The contestant of each run that was handed out, by run id."""
+        """The plan's contestant of each run that was handed out, by run id."""
         # TPE learns from trials that have ended. It proposes several at once only if workers would be idle otherwise.
         self._ahead = -(-workers // len(plan.contestants)) if plan.sampler == "tpe" else plan.trials
 
@@ -107,11 +112,14 @@ class _Study:
                 raise ConfigError(f"{folder}: {tuned.label} was tuned with another config. Take another name=.")
 
     def due(self, i: int) -> list[Task]:
-        """The trials of contestant `i` that can be run now; when all have ended, the runs of its winner."""
+        """The trials of the plan's contestant `i` that can be run now; when all have ended, the runs of its winner."""
         plan, tuned = self.plan, self.plan.contestants[i]
         with self._lock:  # another process may have asked meanwhile
             before = tuning.read(self._folder)
-            tuned.trials = before.contestants[i].trials if before else []
+            written = before.contestants if before else []
+            for mine, theirs in zip(plan.contestants, written, strict=False):
+                mine.trials = theirs.trials
+            plan.contestants += written[len(plan.contestants) :]  # it repeats the tuning more often
             page = tuning.entry(self._folder, tuned)
             while len(tuned.trials) < min(plan.trials, len(page.ended) + self._ahead):
                 params = _propose(plan, page, len(tuned.trials))
@@ -123,8 +131,8 @@ class _Study:
         if waiting or len(page.trials) < plan.trials:
             jobs = [self._job(i, trial.params) for trial in waiting if trial.run_id not in self._contestant]
         elif (winner := page.winner) is not None:
-            fresh = range(plan.seed + 1, plan.seed + 1 + plan.seeds)
-            jobs = [self._job(i, winner.params, seed) for seed in fresh]
+            fresh = range(1, plan.seeds + 1)
+            jobs = [self._job(i, winner.params, number) for number in fresh]
         else:
             jobs = []
         tasks = [(job, self._images[i]) for job in jobs]
@@ -136,20 +144,23 @@ class _Study:
         """Returns the runs that are due because `record` has ended."""
         return self.due(self._contestant[record.run_id])
 
-    def _job(self, i: int, params: Params, seed: int | None = None) -> Job:
-        """The job of a trial; or, with a seed, of a winner's run."""
-        plan = self.plan
-        words = words_of(plan, plan.contestants[i], params, plan.seed if seed is None else seed)
+    def _job(self, i: int, params: Params, fresh: int = 0) -> Job:
+        """The job of a trial; or of a winner's run with its first, second, ... fresh seed."""
+        plan, tuned = self.plan, self.plan.contestants[i]
+        words = words_of(plan, tuned, params, plan.first_seed(tuned.tuning) + fresh)
         (job,) = self._composer.jobs(words, multirun=False)
-        if seed is None:
+        if fresh == 0:
             job.config.test = False
             job.config.runs_dir, job.config.name = str(self._folder), tuning.FOLDER
         return job
 
 
 def _propose(plan: Plan, page: Entry, number: int) -> Params:
-    """The setting of trial `number`, counted from 0; all contestants get the same points of their spaces."""
-    space, seed = page.tuned.space, plan.seed
+    """The setting of trial `number`, counted from 0.
+
+    Unless it learns from results, the contestants of one tuning get the same points of their spaces.
+    """
+    space, seed = page.tuned.space, plan.first_seed(page.tuned.tuning)
     if plan.sampler == "grid":
         return list(grid(space, plan.trials))[number]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -163,8 +174,12 @@ def _propose(plan: Plan, page: Entry, number: int) -> Params:
             asked = study.trials[0]
             found = [sobol.sample_relative(study, asked, distributions) for _ in range(number + 1)]
             return {key: _short(found[-1][key]) for key in space}
+        own_seed = seed * 100_003 + number
+        if plan.sampler == "random":
+            drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=own_seed)).ask(distributions).params
+            return {key: _short(drawn[key]) for key in space}
         start = max(plan.trials // 3, 3)
-        tpe = optuna.samplers.TPESampler(n_startup_trials=start, multivariate=True, seed=seed * 100_003 + number)
+        tpe = optuna.samplers.TPESampler(n_startup_trials=start, multivariate=True, seed=own_seed)
         study = optuna.create_study(direction="maximize", sampler=tpe)
     for trial in page.ended:
         state = optuna.trial.TrialState.FAIL if trial.status == "failed" else optuna.trial.TrialState.COMPLETE

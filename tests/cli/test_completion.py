@@ -36,6 +36,7 @@ from cnnbench.cli.completion import OPTIONS, candidates
         ("cnnbench force=t", ["force=true"]),
         ("cnnbench data.root=", []),
         ("cnnbench tune optimizer=sgd trials=3 sampler=t", ["sampler=tpe"]),
+        ("cnnbench tune optimizer=sgd tun", ["tunings="]),
         ("cnnbench tune space=a", ["space=adagrad", "space=adam"]),
         ("cnnbench tune trials=3 optimizer=sgd,ri", []),
         ("cnnbench preview augment=m", ["augment=mixup"]),

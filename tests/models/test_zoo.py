@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torchvision
-from cnnbench.config.composition import Composer, config_source
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbench.config.composition import Composer, config_source
 from cnnbench.config.keys import CONF
 from cnnbench.errors import ConfigError
 from cnnbench.models import VGG16BN, AllCNNC, DeepOBS3c3d, GoogLeNet, ResNet18, ResNet20, torchvision_model

@@ -9,7 +9,7 @@ from made_records import made, write
 
 from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
 from cnnbench.config.composition import Composer, config_source
-from cnnbench.report.commands import commands_of, tune_command
+from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.results import identity
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -82,10 +82,42 @@ def test_a_ladder_has_one_command(command, here: Path) -> None:
     assert "without a command" not in (folder / "report.html").read_text()
 
 
+def test_settings_chosen_on_these_runs(command, here: Path) -> None:
+    chosen = [
+        made(f"optimizer=adam lr={lr} seed={seed} name=tried", (best + 0.01 * seed,), best + 0.01 * seed)
+        for lr, best in ((0.1, 0.5), (0.01, 0.8))
+        for seed in (0, 1, 2, 3)
+    ]
+    alone = [made(f"optimizer={name} seed={seed} name=tried", (0.1,), 0.1 + 0.01 * seed) for name in ("sgd", "momentum") for seed in (0, 1, 2, 3)]  # fmt: skip
+    folder = write(here / "runs" / "tried", *chosen, *alone)
+    runs = load([folder])
+    (comparison,) = compare(runs, by="optimizer")
+    head = "cnnbench -m data=digits optimizer="
+    fresh = [f"{head}{name} seed=4,5,6,7 name=tried_fresh" for name in ("adam lr=0.01", "momentum", "sgd")]
+    fresh.append("cnnbench compare runs/tried_fresh")
+    assert fresh_commands(comparison) == fresh
+    assert fresh_commands(compare(runs)[0]) == []
+    result = command("compare runs/tried by=optimizer")
+    assert result.code == 0
+    assert all(line in result.out.splitlines() for line in fresh)
+    assert "it is better (chosen on these runs) than" in result.out
+    assert "beyond noise" not in result.out
+    markdown = (folder / "comparison.md").read_text()
+    assert markdown.count("| better (chosen on these runs) |") == 2
+    assert "| momentum | not distinguishable | sgd |" in markdown
+    assert f"    {fresh[0]}\n" in markdown
+    assert fresh[0] in (folder / "report.html").read_text()
+    pairs = json.loads(command("compare --json runs/tried by=optimizer").out)["comparisons"][0]["pairs"]
+    assert [(pair["verdict"], pair["chosen_on_these_runs"]) for pair in pairs] == [
+        ("better", True), ("better", True), ("not distinguishable", False)
+    ]  # fmt: skip
+    assert "chosen on these runs" not in command("compare runs/tried").out
+
+
 def test_a_tuning_has_its_own(command, here: Path) -> None:
     (here / "mine" / "space").mkdir(parents=True)
     (here / "mine" / "space" / "two.yaml").write_text("lr: [0.1, 0.2]\n")
-    words = f"tune {DIGITS} name=t optimizer=sgd,adam trials=2 seeds=1 sampler=grid seed=4 space=two --config-dir mine"
+    words = f"tune {DIGITS} name=t optimizer=sgd,adam trials=2 seeds=1 sampler=grid seed=4 tunings=2 space=two --config-dir mine"
     assert command(words).code == 0
     tuning = load_tuning(here / "runs" / "t")
     assert tuning is not None

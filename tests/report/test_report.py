@@ -57,7 +57,7 @@ def tuned(here: Path, diverged: bool = True) -> Path:
             write(folder / FOLDER, trial)
             trials.append(({"lr": lr}, trial["run_id"]))
         contestants.append(Tuned(name, [f"optimizer={name}"], space, trials))
-    Plan("quasi_random", 3, 3, 0, ["data=digits", "name=t"], contestants).write(folder)
+    Plan("random", 3, 3, 0, ["data=digits", "name=t"], contestants).write(folder)
     return folder
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import slurm as slurms
-from cnnbench.config.composition import config_source
 from conftest import all_records, without_times
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.engines import Engine, SubmititLocal
 from cnnbench.config.keys import CONF
 from cnnbench.data.images import load

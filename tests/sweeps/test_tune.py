@@ -54,7 +54,8 @@ def test_trials_then_the_winners(command, here: Path) -> None:
     markdown = (folder / "comparison.md").read_text()
     assert all(run_id in markdown for run_id in tried)
     assert "| sgd | lr 0.003 to 3 (log) |" in markdown
-    assert "With one trial " in markdown
+    assert "sampler=random" in markdown  # in place of a budget curve, which holds for it alone
+    assert "tunings=3 repeats the tuning" in result.out
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
     assert command(f"tune {FAST} optimizer=sgd,adam trials=4 seeds=2 seed=5").code == 0
@@ -82,6 +83,53 @@ def test_trials_then_the_winners(command, here: Path) -> None:
         refused = command(f"tune {FAST} optimizer=sgd,adam seeds=2 {words}{extra}")
         assert (refused.code, refused.err.count("\n")) == (2, 1), refused.err
         assert expected in refused.err
+
+
+def test_the_tuning_repeated(command, here: Path) -> None:
+    words = f"tune {FAST} logger=none optimizer=sgd,adam trials=2 seeds=1 sampler=random seed=5"
+    assert command(words).code == 0
+    folder = here / "runs" / "tuned"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
+    assert len(before) == 6  # (2 trials + 1 fresh seed) of both
+    first = plan_of(folder)
+
+    assert command(f"{words} tunings=3 workers=2").code == 0
+    plan = plan_of(folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing was done again
+    assert plan.contestants[:2] == first.contestants
+    assert [(tuned.label, tuned.tuning, len(tuned.trials)) for tuned in plan.contestants] == [
+        (label, number, 2) for number in (1, 2, 3) for label in ("sgd", "adam")
+    ]
+    tried, final = runs_below(folder / "trials"), runs_below(folder)
+    seeds = {
+        (tried[run_id]["config"]["seed"], tuned.tuning) for tuned in plan.contestants for _, run_id in tuned.trials
+    }
+    assert seeds == {(5, 1), (1005, 2), (2005, 3)}
+    assert len({params["lr"] for tuned in plan.contestants for params, _ in tuned.trials}) == 12  # draws of its own
+    assert sorted(run["config"]["seed"] for run in final.values()) == [6, 6, 1006, 1006, 2006, 2006]
+
+    compared = command("compare --json runs/tuned")
+    (comparison,) = json.loads(compared.out)["comparisons"]
+    (pair,) = comparison["pairs"]
+    assert pair["seeds"] == [3, 3]
+    assert {c["label"]: c["tunings"] for c in comparison["contestants"]} == {
+        label: {"1": [6], "2": [1006], "3": [2006]} for label in ("sgd", "adam")
+    }
+    refused = command(f"{words} tunings=2")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "tunings=2: runs/tuned has 3 already. Take at least that many." in refused.err
+
+
+def test_a_plan_of_version_1(command, here: Path) -> None:
+    assert command(f"tune {FAST} logger=none optimizer=sgd trials=1 seeds=1").code == 0
+    path = here / "runs" / "tuned" / "tuning.json"
+    plan = json.loads(path.read_text())
+    assert plan["schema_version"] == 2
+    for tuned in plan["contestants"]:
+        del tuned["tuning"]
+    path.write_text(json.dumps(plan | {"schema_version": 1}))
+    assert command(f"tune {FAST} logger=none optimizer=sgd trials=1 seeds=1").err.count("already done") == 1
+    assert json.loads(path.read_text())["schema_version"] == 2
 
 
 def test_tpe_learns_from_what_has_ended(command, here: Path) -> None:
@@ -127,7 +175,8 @@ def test_a_diverged_trial_is_data(command, here: Path) -> None:
         ("optimizer=sgd,adma", "Did you mean 'adam'?"),
         ("sampler=tpee", "sampler=tpee: there is no such sampler. Did you mean 'tpe'?"),
         ("trials=0", "trials=0: must be a whole number at least 1."),
-        ("seeds=two", "seeds=two: must be a whole number at least 1."),
+        ("seeds=two", "seeds=two: must be a whole number from 1 to 999."),
+        ("tunings=0", "tunings=0: must be a whole number at least 1."),
         ("seed=0,1", "seeds=N"),
         ("space=sdg", "space=sdg: there is no such space. Did you mean 'sgd'?"),
         ("lr=0.1", "nothing is left to tune"),
