@@ -1,6 +1,6 @@
 """The commands, each a function from the words after its name to an exit code.
 
-Everything slow is imported only when the words are known to be good.
+Slow modules are imported only after the words have been checked.
 """
 
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(words: list[str]) -> int:
-    """Words without a command: one run, a sweep or a ladder; or `--help`, `--version`, `--completion`."""
+    """Carries out words without a command: a run, a sweep or a ladder; or `--help`, `--version`, `--completion`."""
     parser = Parser(prog="cnnbench", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -31,7 +31,7 @@ def train(words: list[str]) -> int:
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
-    parser.add_argument("--complete", metavar="LINE")  # what the shells ask
+    parser.add_argument("--complete", metavar="LINE")  # the shells call this
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     options = parser.parse_intermixed_args(words)
@@ -108,7 +108,7 @@ def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
 
 
 def _print_configs(jobs: list[Job], comments: list[str]) -> None:
-    """One YAML document for each job, with a comment in front."""
+    """Prints one YAML document for each job, with its comment before it."""
     for i, (job, comment) in enumerate(zip(jobs, comments, strict=True)):
         print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
 
@@ -121,14 +121,14 @@ def _print_config_of(run: Path) -> int:
 
 
 def _import_beside() -> None:
-    """The workers' torch is imported while this process imports its own."""
+    """Lets the workers' server import torch while this process imports its own."""
     from cnnbench.sweeps.workers import get_ready
 
     get_ready()
 
 
 def _images(jobs: list[Job]) -> "list[ImageSet]":
-    """Each job's images; those of several jobs are loaded once."""
+    """The images of each job. Equal data are loaded once."""
     from cnnbench.data.images import load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
@@ -205,11 +205,11 @@ def _tune(words: list[str]) -> int:
         engine = composer.engine(plan.words)
         if options.cfg:
             times = f"{plan.tunings} x " if plan.tunings > 1 else ""
-            told = []
+            comments = []
             for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
                 space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
-                told.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
-            _print_configs(jobs, [" ".join(words) for words in told])
+                comments.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
+            _print_configs(jobs, [" ".join(words) for words in comments])
             return 0
         if engine is None and jobs[0].config.workers > 1:
             _import_beside()

@@ -250,7 +250,7 @@ def test_lr_is_the_same_in_both_places(command) -> None:
 
 
 def configs(command, words: str) -> dict[str, dict]:
-    """What `--cfg job` prints: each config by the comment in front of it."""
+    """What `--cfg job` prints: each config by the comment before it."""
     result = command(f"{words} --cfg job")
     assert (result.code, result.err) == (0, "")
     documents = result.out.split("---\n")
