@@ -9,6 +9,7 @@ import itertools
 import re
 import textwrap
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -37,8 +38,8 @@ HEAD = """\
 
 A run is described by one config. Each of its groups (`optimizer`, `data`, ...) takes an option, which is a file under
 `conf/`; each key takes a value. On the command line `GROUP=OPTION` takes another option, `KEY=VALUE` sets a key, and
-`GROUP.KEY=VALUE` a key inside a group. What is said on the command line wins over an experiment's file, and that one
-over the options. `--cfg job` prints what comes of it, and nothing is run:
+`GROUP.KEY=VALUE` a key inside a group. The command line wins over an experiment's file, and that file over the options.
+`--cfg job` prints the resulting config and runs nothing:
 
     cnnbench optimizer=momentum lr=0.05 optimizer.momentum=0.8 --cfg job
 
@@ -50,26 +51,29 @@ brackets, text with blanks or commas in quotes, and `null` is nothing:
 
 An option of your own is a file `DIR/GROUP/NAME.yaml`, given by `--config-dir DIR`. The grammar is
 [Hydra's](https://hydra.cc/docs/advanced/override_grammar/basic/).
+
+"Document 3, 4.2" is section 4.2 of the fourth of five tutorials on CNNs whose experiments are built in:
+[documents.md](documents.md).
 """
 
 EXPERIMENTS = """\
-`experiment=NAME` is a sweep with all its settings; each key can still be set to something else, a swept one too.
-`size=small` cuts it down.
+`experiment=NAME` is a sweep with all its settings. The command line can still set each key to something else, swept
+ones too. `size=small` cuts it down.
 """
 
 TUNE = """\
-Typed behind `cnnbench tune`, beside any of the keys and groups above; several values of one of those, such as
+Typed after `cnnbench tune`, together with any of the keys and groups above. Several values of one of those, such as
 `optimizer=sgd,adam`, are the contestants.
 """
 
 SPACES = """\
-A space says what may be tried: `KEY: {low: 1e-4, high: 0.1, log: true}` is a range (of whole numbers, if both ends
-are), `KEY: [64, 128]` a list. An optimizer without a file here gets three decades of `lr` around its own.
+A space holds the values that may be tried: `KEY: {low: 1e-4, high: 0.1, log: true}` is a range (of whole numbers if
+both ends are), `KEY: [64, 128]` a list. An optimizer without a file here gets three decades of `lr` around its own.
 """
 
 OPEN = (
-    "The keys beside a `_target_` are arguments of the class or function that it names: each of its arguments can be "
-    "set, and one that it hasn't is refused."
+    "The keys next to a `_target_` are arguments of the class or function that it names. Each of its arguments can be "
+    "set; any other key is refused."
 )
 
 
@@ -91,9 +95,9 @@ def allowed() -> dict[str, list[str]]:
     """What each key must be, in the words of the checks themselves."""
     found: dict[str, list[str]] = defaultdict(list)
 
-    def note(legal: bool, key: str, value: Any, told: str) -> None:
-        if told not in found[key]:
-            found[key].append(told)
+    def note(legal: bool, key: str, value: Any, must_be: str) -> None:
+        if must_be not in found[key]:
+            found[key].append(must_be)
 
     with patch.object(schema, "_check", note):
         lists: dict[str, Any] = {
@@ -138,18 +142,18 @@ DOCS = documented(Path(schema.__file__))
 ALLOWED = allowed()
 
 
-def key_entry(name: str, kind: Any, default: Any, meaning: str) -> str:
+def key_entry(name: str, kind: Any, default: Any, meaning: str, must: Sequence[str] = ()) -> str:
     """A key as an item of a list."""
     text = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
-    told = TYPES[text.removesuffix(" | None")] + (" or null" if text.endswith("| None") else "")
-    told = told.replace(" or false or", ", false or")
+    words = TYPES[text.removesuffix(" | None")] + (" or null" if text.endswith("| None") else "")
+    words = words.replace(" or false or", ", false or")
     default = "" if default is MISSING else f", default `{written(default)}`"
-    must = f" Must be {'; '.join(ALLOWED[name])}." if name in ALLOWED else ""
-    return wrapped(f"- **`{name}`** ({told}{default}). {escaped(meaning)}{must}", "  ")
+    bounds = f" Must be {'; '.join(must)}." if must else ""
+    return wrapped(f"- **`{name}`** ({words}{default}). {escaped(meaning)}{bounds}", "  ")
 
 
 def keys_of(node: Any, prefix: str = "") -> list[str]:
-    """The keys of a dataclass, those of its parts behind their names; groups are left out."""
+    """The keys of a dataclass, with those of its parts after them; groups are left out."""
     entries = []
     for field in fields(node):
         if node is Config and field.name in GROUPS:
@@ -163,12 +167,13 @@ def keys_of(node: Any, prefix: str = "") -> list[str]:
             entries.append(wrapped(f"- **`{name}`** (a list, default `[]`). {meaning} Keys of each:", "  "))
             entries += [textwrap.indent(entry, "  ") for entry in keys_of(schema.Claim, f"{name}.")]
         else:
-            entries.append(key_entry(name, field.type, MISSING if default == "???" else default, meaning))
+            default = MISSING if default == "???" else default
+            entries.append(key_entry(name, field.type, default, meaning, ALLOWED.get(name, ())))
     return entries
 
 
 def comment(path: Path) -> str:
-    """The lines in front of a file's first key."""
+    """The comment before a file's first key."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
     return escaped(" ".join(line.removeprefix("# ") for line in lines if "@package" not in line))
 
@@ -208,9 +213,9 @@ def settings_of_compare() -> list[str]:
     text = (comparison.compare.__doc__ or "").split("Args:")[1].split("Raises:")[0]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", text, re.MULTILINE | re.DOTALL)
     return [
-        wrapped(f"- **`{name}`**. {told[0].upper()}{one_line(told[1:])}", "  ")
-        for name, told in found
-        if name not in ("runs", "ladder", "share", "tuning")
+        wrapped(f"- **`{name}`**. {meaning[0].upper()}{one_line(meaning[1:])}", "  ")
+        for name, meaning in found
+        if name not in ("runs", "ladder", "margin", "share", "tuning")
     ]
 
 
@@ -243,7 +248,7 @@ def page() -> str:
         "",
         "## Settings of compare",
         "",
-        "Typed behind `cnnbench compare` and its folders.",
+        "Typed after `cnnbench compare` and its folders.",
         "",
         *settings_of_compare(),
         "",

@@ -74,7 +74,7 @@ def _numbers(checkout: Path, words: str) -> dict[str, dict[str, Any]]:
             search = record["search"] and {key: record["search"][key] for key in ("architecture", "entropy", "model")}
             found[record["run_id"]] = {
                 "history": rows,
-                "test": record["test"],
+                "test": {key: value for key, value in record["test"].items() if value is not None},
                 "best": record["best"],
                 "search": search,
                 "loss": rows[-1]["train_loss"],

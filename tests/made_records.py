@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.composition import config_source
-
 from cnnbench.results import identity, records
 
 

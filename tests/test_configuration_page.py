@@ -20,7 +20,7 @@ def page() -> str:
 
 def test_the_page_is_up_to_date(page: str) -> None:
     written = (ROOT / "docs" / "configuration.md").read_text()
-    assert written == page, f"docs/configuration.md is behind conf/ or schema.py: {COMMAND}"
+    assert written == page, f"docs/configuration.md is older than conf/ or schema.py: {COMMAND}"
 
 
 def test_every_option_and_every_key_is_there_and_told(page: str) -> None:

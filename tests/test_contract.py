@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cnnbench.config.composition import config_source
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF
 from cnnbench.config.targets import Spec, build
 from cnnbench.errors import ConfigError
@@ -43,7 +43,7 @@ def spec(*words: str) -> Spec:
 
 
 def network(dropout: float = 0.0) -> nn.Sequential:
-    """Convolutions and dense layers with biases, and batch norm behind the activation, where biases do matter."""
+    """Convolutions and dense layers with biases, and batch norm after the activation, where biases do matter."""
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
@@ -102,7 +102,9 @@ def test_descends_a_parabola(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_goes_on_as_if_it_had_not_been_stopped(name: str) -> None:
     data = [(images.float(), labels) for images, labels in batches(10)]
-    model = network().float()  # as networks are: torch's NAdam goes on a little differently with parameters in float64
+    model = (
+        network().float()
+    )  # as networks are: torch's NAdam continues a little differently with parameters in float64
     optimizer = make_optimizer(spec(f"optimizer={name}"), model)
     train(model, optimizer, data[:5])
 
@@ -298,7 +300,7 @@ def test_training_does_not_notice() -> None:
     assert same(values(models[0]), values(models[1]))
 
 
-def test_training_goes_on_behind_an_error() -> None:
+def test_training_continues_after_an_error() -> None:
     model = network()
     optimizer = make_optimizer(spec("optimizer=schedule_free"), model)
     train(model, optimizer, batches(2))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from cnnbench.analysis import budget, exact_tests, ladder, stats, tuning
+from cnnbench.analysis import budget, exact_tests, ladder, sequential, stats, tuning
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
@@ -463,6 +463,11 @@ def load_tuning(folder: Path) -> Tuning | None:
 def load_ladder(folder: Path) -> Ladder | None:
     """The ladder whose folder this is, in the same way."""
     return _or_left_out(ladder.read, folder)
+
+
+def load_seeds(folder: Path) -> sequential.Plan | None:
+    """The plan of `seeds=auto` in this folder, in the same way."""
+    return _or_left_out(sequential.read, folder)
 
 
 def _or_left_out(read: Callable[[Path], _Plan | None], folder: Path) -> _Plan | None:

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The command line."""
 
 from cnnbench.cli.command_line import main
 

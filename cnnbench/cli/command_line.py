@@ -2,17 +2,20 @@
 
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from cnnbench.cli.commands import COMMANDS, train
 from cnnbench.errors import ConfigError, nearest
 
-if TYPE_CHECKING:
-    pass
-
 
 def main(words: list[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM."""
+    """Carries out the command `cnnbench`.
+
+    Args:
+        words: what is typed after `cnnbench`; None takes the arguments of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM.
+    """
     words = sys.argv[1:] if words is None else words
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

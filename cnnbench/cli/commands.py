@@ -1,6 +1,6 @@
 """The commands, each a function from the words after its name to an exit code.
 
-Everything slow is imported only when the words are known to be good.
+Slow modules are imported only after the words have been checked.
 """
 
 import math
@@ -8,12 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.analysis.ladder import START, rehearse
+from cnnbench.analysis.ladder import START, JobsOf, rehearse
+from cnnbench.analysis.sequential import check_contestants
 from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
-from cnnbench.config.schema import ROLES, Data
+from cnnbench.config.engines import Engine
+from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(words: list[str]) -> int:
-    """Words without a command: one run, a sweep or a ladder; or `--help`, `--version`, `--completion`."""
+    """Carries out words without a command: a run, a sweep or a ladder; or `--help`, `--version`, `--completion`."""
     parser = Parser(prog="cnnbench", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -29,7 +31,7 @@ def train(words: list[str]) -> int:
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
-    parser.add_argument("--complete", metavar="LINE")  # what the shells ask
+    parser.add_argument("--complete", metavar="LINE")  # the shells call this
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     options = parser.parse_intermixed_args(words)
@@ -57,6 +59,8 @@ def train(words: list[str]) -> int:
         def jobs_of(added: list[str]) -> list[Job]:
             return composer.jobs([*options.overrides, *added], options.multirun)
 
+        if any(job.config.seeds == "auto" for job in jobs):
+            return _add_seeds(jobs, jobs_of, engine, options.dry_run)
         rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
         if options.dry_run:
             _dry_run(rungs, options.overrides)
@@ -73,6 +77,27 @@ def train(words: list[str]) -> int:
         return run_all(jobs, images, engine)
 
 
+def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, dry_run: bool) -> int:
+    """Carries out `seeds=auto`, or lists the runs of its first look."""
+    check_contestants(contestants)
+    config = contestants[0].config
+
+    def with_seeds(first: int, end: int) -> list[Job]:
+        return jobs_of(["seeds=null", f"seed=range({first},{end})"])
+
+    jobs = with_seeds(0, FIRST_LOOK)
+    if dry_run:
+        print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
+        print("\n".join(" ".join(job.overrides) for job in jobs))
+        return 0
+    if engine is None and config.workers > 1:
+        _import_beside()
+    images = _images(contestants)
+    from cnnbench.sweeps.seeds import add_seeds
+
+    return add_seeds(jobs, with_seeds, images, engine)
+
+
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
     total = sum(map(len, rungs))
     print(f"{total} runs" if total > 1 else "1 run")
@@ -83,7 +108,7 @@ def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
 
 
 def _print_configs(jobs: list[Job], comments: list[str]) -> None:
-    """One YAML document for each job, with a comment in front."""
+    """Prints one YAML document for each job, with its comment before it."""
     for i, (job, comment) in enumerate(zip(jobs, comments, strict=True)):
         print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
 
@@ -96,14 +121,14 @@ def _print_config_of(run: Path) -> int:
 
 
 def _import_beside() -> None:
-    """The workers' torch is imported while this process imports its own."""
+    """Lets the workers' server import torch while this process imports its own."""
     from cnnbench.sweeps.workers import get_ready
 
     get_ready()
 
 
 def _images(jobs: list[Job]) -> "list[ImageSet]":
-    """Each job's images; those of several jobs are loaded once."""
+    """The images of each job. Equal data are loaded once."""
     from cnnbench.data.images import load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
@@ -144,12 +169,12 @@ def _compare(words: list[str]) -> int:
         print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
-    from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+    from cnnbench.analysis.comparison import compare, load, load_ladder, load_seeds, load_tuning
 
-    ladder = load_ladder(folders[0])
-    tuning = load_tuning(folders[0])
-    limit = None if margin is None else margin / 100
-    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, limit, tuning=tuning)
+    ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
+    planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
+    limit = planned if margin is None else margin / 100
+    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, limit, share, tuning)
     if options.json:
         from cnnbench.report.exports import as_json
 
@@ -180,11 +205,11 @@ def _tune(words: list[str]) -> int:
         engine = composer.engine(plan.words)
         if options.cfg:
             times = f"{plan.tunings} x " if plan.tunings > 1 else ""
-            told = []
+            comments = []
             for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
                 space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
-                told.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
-            _print_configs(jobs, [" ".join(words) for words in told])
+                comments.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
+            _print_configs(jobs, [" ".join(words) for words in comments])
             return 0
         if engine is None and jobs[0].config.workers > 1:
             _import_beside()

@@ -1,4 +1,4 @@
-"""What can come next on the command line? Candidates for bash, zsh and fish. (imports no torch)
+"""Completion of the command line in bash, zsh and fish.
 
 Hydra's own completion is not used: it knows neither commands nor `a,b`, and offers keys that are refused here.
 """
@@ -47,7 +47,7 @@ end
 complete -c cnnbench -f -a '(__cnnbench)'
 """,
 }
-"""What each shell evaluates. Where nothing is offered, it completes the names of files."""
+"""The script that each shell evaluates. It completes names of files where there are no candidates."""
 
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
@@ -58,7 +58,7 @@ OPTIONS = {
     "show": ("--json", "--cfg", "--help"),
     "tune": ("--cfg", "--config-dir", "--help"),
 }
-"""By command; the one without a name trains."""
+"""The options of each command. The command without a name trains."""
 
 _SETTINGS = {
     "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
@@ -68,32 +68,36 @@ _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of `line` can become, where `line` is all that stands left of the cursor."""
-    *before, word = line.split()[1:] + [""] * (line[-1:].isspace() or len(line.split()) < 2)
-    command = before[0] if before and before[0] in OPTIONS else ""
-    if before and before[-1] in _VALUES:
-        found: Iterable[str] = _VALUES[before[-1]]
+    """The candidates for the last word of `line`.
+
+    Args:
+        line: the command line up to the cursor.
+    """
+    *typed, word = line.split()[1:] + [""] * (line[-1:].isspace() or len(line.split()) < 2)
+    command = typed[0] if typed and typed[0] in OPTIONS else ""
+    if typed and typed[-1] in _VALUES:
+        offered: Iterable[str] = _VALUES[typed[-1]]
     elif word.startswith("-"):
-        found = OPTIONS[command]
+        offered = OPTIONS[command]
     elif command in ("", "preview", "tune"):
-        found = _overrides(command, before, word)
+        offered = _overrides(command, typed, word)
     elif word.startswith("by="):
-        found = (f"by={group}" for group in GROUPS)
+        offered = (f"by={group}" for group in GROUPS)
     else:  # files, unless a setting has been begun
-        found = _SETTINGS.get(command, ()) if word else ()
-    return sorted(each for each in set(found) if each.startswith(word))
+        offered = _SETTINGS.get(command, ()) if word else ()
+    return sorted(each for each in set(offered) if each.startswith(word))
 
 
-def _overrides(command: str, before: list[str], word: str) -> list[str]:
+def _overrides(command: str, typed: list[str], word: str) -> list[str]:
     key, equals, _ = word.partition("=")
     settings = _SETTINGS.get(command, ())
-    folder = before[before.index("--config-dir") + 1] if "--config-dir" in before else None
+    folder = typed[typed.index("--config-dir") + 1] if "--config-dir" in typed else None
     with config_source(None if folder is None else Path(folder).expanduser()) as composer:
         options = {**composer.options, "sampler": list(SAMPLERS)}
         if equals and (key in GROUPS or f"{key}=" in settings):
             head = word[: max(map(word.rfind, "=,[")) + 1]
             return [head + option for option in options.get(key, ())]
-        words = [each for each in before if "=" in each and f"{each.partition('=')[0]}=" not in settings]
+        words = [each for each in typed if "=" in each and f"{each.partition('=')[0]}=" not in settings]
         try:
             config = composer.config(words)
         except ConfigError:  # of a word that was typed before this one
@@ -105,6 +109,6 @@ def _overrides(command: str, before: list[str], word: str) -> list[str]:
     node = OmegaConf.select(config, parent) if dot else config
     if not isinstance(node, DictConfig):
         return []
-    found = [f"{parent}{dot}{name!s}{'.' if OmegaConf.is_dict(node[name]) else '='}" for name in node]
-    top = [*(f"{group}=" for group in GROUPS), *settings, *(OPTIONS if not before else ())]
-    return found if dot else [*found, *filter(None, top)]
+    keys = [f"{parent}{dot}{name!s}{'.' if OmegaConf.is_dict(node[name]) else '='}" for name in node]
+    top = [*(f"{group}=" for group in GROUPS), *settings, *(OPTIONS if not typed else ())]
+    return keys if dot else [*keys, *filter(None, top)]

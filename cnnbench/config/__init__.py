@@ -1,1 +1,1 @@
-"""The schema of the configs, their composition from words, and the classes that they name. (imports no torch)"""
+"""Configs: their schema, their composition from the command line, and the classes that they name."""

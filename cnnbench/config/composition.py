@@ -1,7 +1,7 @@
-"""How do the words on the command line become checked configs? (imports Hydra and OmegaConf only)
+"""The composition of configs: from the words on the command line to checked jobs.
 
-Hydra's grammar, groups and search path are used as they are; its job runner is not, since that one writes folders of
-its own, starts jobs before all of them are checked, and ends a sweep at the first failure.
+Hydra's grammar, groups and search path are used as they are. Its job runner is not: it writes folders of its own,
+starts jobs before all of them are checked, and ends a sweep at the first failure.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from cnnbench.config import engines
 from cnnbench.config.engines import Engine
 from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
 from cnnbench.config.messages import load_yaml, one_line, yaml_line
-from cnnbench.config.schema import ROLES, Config, Role
+from cnnbench.config.schema import ROLES, Config, Role, check_seeds
 from cnnbench.errors import ConfigError, nearest
 
 _OPEN = (
@@ -35,11 +35,11 @@ _OPEN = (
     "search.optimizer",
     "hydra.launcher",
 )
-"""Groups, and a part of one, whose keys are a class's arguments: a new key needs no `+` here; the class's signature is
-the judge, and `Composer.engine` that of a launcher's keys."""
+"""Where keys are arguments of a class. A new key needs no `+` here, since it is checked against the class's signature;
+`Composer.engine` checks those of a launcher."""
 
 _SUMS = tuple(group for group in GROUPS if ROLES.get(group, Role()).several)
-"""Groups of which several options may be taken together: regularizer=[l2,dropout]."""
+"""Groups that take several options at once: regularizer=[l2,dropout]."""
 
 _HYDRA_READ = re.compile(r"hydra/launcher|hydra\.(mode|launcher|launcher\..+|sweeper\.params\..+)")
 _HYDRA_INSTEAD = {
@@ -48,7 +48,7 @@ _HYDRA_INSTEAD = {
     "hydra/sweeper": "Type `cnnbench tune` to search for good settings.",
     "hydra.searchpath": "Type --config-dir FOLDER to add configs of your own.",
 }
-"""Hydra's keys that have another name here. A key that nothing reads is refused: to ignore it would mislead."""
+"""What to type instead of some of Hydra's keys. Whatever nothing reads is refused: to ignore it would mislead."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,27 @@ class Job:
     choices: dict[str, str]
     """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
     overrides: tuple[str, ...]
-    """What sets this job apart from the others of its sweep."""
+    """The words in which the jobs of its sweep differ."""
     typed: tuple[str, ...]
-    """All the words that give this job alone: what was typed, with one value of what is swept."""
+    """The words that give this job alone: all that was typed, with one value of each swept key."""
     config_dir: str | None
-    """The folder of the user's own configs, as typed."""
+    """The folder of the user's own configs, as typed; None without one."""
 
 
 def as_yaml(config: Config | dict[str, Any]) -> str:
-    """As `--cfg job` prints it and `config.yaml` keeps it."""
+    """A config as YAML, as `--cfg job` prints it and `config.yaml` holds it."""
     return OmegaConf.to_yaml(OmegaConf.create(config if isinstance(config, dict) else asdict(config)))
 
 
 @contextlib.contextmanager
 def config_source(config_dir: Path | None) -> Iterator["Composer"]:
-    """The built-in configs, and the user's own from `config_dir` behind them. One may be used inside another.
+    """Opens the built-in configs, and the user's own in `config_dir`. May be used inside another one.
+
+    Args:
+        config_dir: a folder that is laid out as `conf/`, or None.
+
+    Yields:
+        What turns words into configs.
 
     Raises:
         ConfigError: there is no such folder, or one of its files has the name of a built-in one.
@@ -97,13 +103,22 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
 
 
 class Composer:
-    """Turns lists of overrides into configs. Made by `config_source`."""
+    """Turns lists of overrides into configs. `config_source` makes it."""
+
+    config_dir: str | None
+    """The folder of the user's own configs, as typed."""
+    options: dict[str, list[str]]
+    """The options of each group, and the spaces of `tune`."""
+    _parser: OverridesParser
+    _own: list[Path]
+    """The same folder, or nothing."""
+    _search: list[str]
+    """Tells Hydra of it."""
 
     def __init__(self, loader: ConfigLoader, config_dir: Path | None) -> None:
         self.config_dir = None if config_dir is None else str(config_dir)
-        self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        # The loader learns the user's folder only while it composes, so the folder is listed here.
+        # The loader knows the user's folder only while it composes, so its files are listed here.
         self._own = [] if config_dir is None else [config_dir.resolve()]
         self._search = [f"hydra.searchpath=[file://{folder}]" for folder in self._own]
         self.options = {
@@ -112,11 +127,11 @@ class Composer:
         }
 
     def jobs(self, words: Iterable[str], multirun: bool) -> list[Job]:
-        """The jobs that `words` ask for, in Hydra's order (the last key moves fastest), all of them checked.
+        """The jobs that `words` ask for, all of them checked, in Hydra's order: the last key changes fastest.
 
         Args:
             words: overrides in Hydra's grammar.
-            multirun: `-m` was given. An experiment that is a sweep needs none.
+            multirun: whether `-m` was given. An experiment that is a sweep needs no `-m`.
 
         Raises:
             ConfigError: one line that names the key, the value and what is allowed.
@@ -138,17 +153,36 @@ class Composer:
         for override in overrides:
             sweep.pop(override.key_or_group, None)
         sweep |= {o.key_or_group: o for o in swept}
+        if composed.seeds is not None:
+            check_seeds(composed.seeds)
+            given = {o.key_or_group: o.input_line for o in overrides}
+            if "seed" not in given:
+                if not multirun:
+                    raise ConfigError(f"seeds={composed.seeds}: several seeds are a sweep: add -m.")
+                sweep.pop("seed", None)
+                if composed.seeds != "auto":  # which has no seeds before they are due
+                    sweep["seed"] = self._parser.parse_override(f"seed=range({composed.seeds})")
+            elif "seeds" in given:
+                raise ConfigError(f"{given['seeds']} {given['seed']}: give one of them.")
+            else:  # an experiment's seeds: what is typed wins
+                fixed.append("seeds=null")
+                composed = self._compose(fixed)
+        typed = [word for word in fixed if not word.lstrip("+").startswith("seeds=")]  # a job has one seed
         if not sweep:
-            return [self._job(composed, fixed, ())]
+            return [self._job(composed, typed, ())]
         combinations = itertools.product(*(self._values(o) for o in sweep.values()))
-        return [self._job(self._compose([*fixed, *words]), fixed, words) for words in combinations]
+        return [self._job(self._compose([*fixed, *words]), typed, words) for words in combinations]
 
     def config(self, words: Iterable[str]) -> DictConfig:
-        """The composed config that `words` set, without what is swept, and without any check of ours."""
+        """The config that Hydra composes from `words` without their sweeps. Values are not checked."""
         return _without_hydra(self._compose(_words(o for o in self._parse(words) if not o.is_sweep_override())))
 
     def space(self, name: str) -> Any:
-        """What the file `space/NAME.yaml` says, as plain Python; None if there is no such file."""
+        """The content of `space/NAME.yaml` as plain Python; None if there is no such file.
+
+        Raises:
+            ConfigError: the file can't be read.
+        """
         for root in (CONF, *self._own):
             if (path := root / "space" / f"{name}.yaml").exists():
                 try:
@@ -158,10 +192,10 @@ class Composer:
         return None
 
     def engine(self, words: Iterable[str]) -> Engine | None:
-        """What carries the runs to other machines, by `hydra/launcher=`; None if they stay on this one.
+        """The engine that `hydra/launcher=` names, which carries the runs to other machines; None without one.
 
         Raises:
-            ConfigError: it isn't installed, or a setting isn't one of its own.
+            ConfigError: the engine isn't installed, or has no setting of that name.
         """
         overrides = self._parse(words)
         if not any(o.key_or_group.startswith(("hydra", "experiment")) for o in overrides):
@@ -170,7 +204,7 @@ class Composer:
         return engines.engine_of(hydra.runtime.choices["hydra/launcher"], hydra.launcher)
 
     def _composed_sweep(self, composed: DictConfig) -> list[Override]:
-        """What is swept by `hydra.sweeper.params`, as an experiment's file has it."""
+        """The sweeps in `hydra.sweeper.params`, where an experiment's file has them."""
         try:
             return self._parse(f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items())
         except OmegaConfBaseException as error:
@@ -204,6 +238,8 @@ class Composer:
             return
         if head not in GROUPS + KEYS:
             raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
+        if key == "seeds" and override.is_sweep_override():
+            raise ConfigError(f"{word}: takes one value.")
         if key in GROUPS:
             values = self._options_of(override)
             if key == "experiment" and values == [None]:
@@ -227,7 +263,7 @@ class Composer:
 
     @staticmethod
     def _values(override: Override) -> list[str]:
-        """A sweep as single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
+        """Splits a sweep into single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
         if not override.is_sweep_override():  # one value in an experiment's list of sweeps
             return [override.input_line or ""]
         sweep = override.value()
@@ -248,14 +284,14 @@ class Composer:
             raise ConfigError(one_line(error)) from None
 
     def _relocated(self, word: str) -> list[str]:
-        """`callbacks=[a,b]` so that each file, which has a `_target_`, gets a place of its own below `callbacks`."""
+        """Gives each file of `callbacks=[a,b]` a place of its own below `callbacks`; their `_target_`s would clash."""
         override = self._parser.parse_override(word)
         if override.key_or_group != "callbacks" or override.is_sweep_override():
             return [word]
         return ["callbacks=none", *(f"+callbacks@callbacks.{name}={name}" for name in self._options_of(override))]
 
     def _find_unreadable(self, kind: type[Exception]) -> None:
-        """Raises a `ConfigError` that names the user's file in which there is a mistake of this kind: Hydra doesn't."""
+        """Raises a `ConfigError` that names the user's file with a mistake of this kind. Hydra doesn't name it."""
         for path in (file for root in self._own for file in sorted(root.rglob("*.yaml"))):
             with contextlib.suppress(GrammarParseError, UnicodeDecodeError, YAMLError):  # another file's
                 try:
@@ -264,7 +300,7 @@ class Composer:
                     raise ConfigError(f"{path}: can't be read ({str(error).splitlines()[0]}).") from None
 
     def _member(self, name: Any) -> Any:
-        """The config of an ensemble's member, which is named by its option of the group `model`."""
+        """The config of a member of an ensemble, given the name of an option of the group `model`."""
         if not isinstance(name, str):
             return name
         for folder in (CONF, *self._own):
@@ -298,8 +334,8 @@ class Composer:
     def _settle(self, composed: DictConfig, lr_in_group: bool) -> None:
         """Sets what follows from other values: the learning rate, an ensemble's members, a small run's size.
 
-        Interpolations are resolved afterwards: `${lr}` in a file is the learning rate that the run takes. There is one
-        in both places: `lr=`, or else the optimizer's own.
+        Interpolations are resolved afterwards, so `${lr}` in a file is the learning rate that the run takes: that of
+        `lr=`, or else the optimizer's own. It then stands in both places.
         """
         optimizer, model = composed.optimizer, composed.model
         own = OmegaConf.select(composed, "optimizer.lr")
@@ -325,7 +361,7 @@ class Composer:
 
 
 def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:
-    """Callbacks by name: a file holds one `_target_`, or several under names of their own."""
+    """The callbacks by name. A file holds one `_target_`, or several under names of their own."""
     if "_target_" in callbacks:  # chosen in an experiment's defaults
         return {option: callbacks}
     found: dict[str, Any] = {}
@@ -336,7 +372,11 @@ def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:
 
 
 def _check_hydra(word: str, override: Override) -> None:
-    """Checks a word that sets one of Hydra's own keys."""
+    """Checks a word that sets one of Hydra's own keys.
+
+    Raises:
+        ConfigError: nothing reads this key, or it takes one value.
+    """
     key = override.key_or_group
     if not _HYDRA_READ.fullmatch(key):
         instead = next((says for head, says in _HYDRA_INSTEAD.items() if re.match(rf"{head}(\.|$)", key)), "")
@@ -350,7 +390,7 @@ def _check_hydra(word: str, override: Override) -> None:
 
 
 def _whole_numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """All whole numbers of a config, by their full keys."""
+    """All whole numbers of a config with their full keys."""
     if isinstance(config, dict | list):
         for inner, value in config.items() if isinstance(config, dict) else enumerate(config):
             yield from _whole_numbers(value, f"{key}.{inner}" if key else str(inner))

@@ -1,6 +1,6 @@
 """The engines that carry runs to other machines, and their settings: `hydra/launcher=` and `hydra.launcher.*`.
 
-(imports neither submitit nor Ray)
+Neither submitit nor Ray is imported here.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -17,24 +17,27 @@ from cnnbench.errors import ConfigError, nearest
 
 @dataclass
 class SubmititLocal:
-    """`hydra/launcher=submitit_local`: each run is a process of this machine; null leaves a setting to submitit."""
+    """Settings of `hydra/launcher=submitit_local`: each run is a process on this machine.
+
+    None leaves a setting to submitit.
+    """
 
     submitit_folder: str = "${runs_dir}/${name}/.launcher/%j"
-    """Where the jobs' logs go; `%j` is the number of the job."""
+    """The folder of the jobs' logs; `%j` is the job's number."""
     name: str = "cnnbench"
-    """What the jobs are called in the queue."""
+    """Name of the jobs in the queue."""
     timeout_min: int = 60
     """Minutes that a run may take."""
     max_num_timeout: int = 0
-    """How often a run whose time is up is submitted again, to be resumed."""
+    """How often a run that has reached `timeout_min` is submitted again, to resume."""
     nodes: int = 1
     """Machines of a job."""
     tasks_per_node: int = 1
     """Processes of a job on each machine."""
     cpus_per_task: int | None = None
-    """CPUs of a run, and its threads."""
+    """CPU cores of a run, and its number of threads."""
     gpus_per_node: int | None = None
-    """GPUs of a run; null is none on this machine."""
+    """GPUs of a run; None is none on this machine."""
     mem_gb: float | None = None
     """Memory of a run in GB."""
     stderr_to_stdout: bool = False
@@ -43,7 +46,7 @@ class SubmititLocal:
 
 @dataclass
 class SubmititSlurm(SubmititLocal):
-    """`hydra/launcher=submitit_slurm`: each run is a job of Slurm; most settings are sbatch's options of that name."""
+    """Settings of `hydra/launcher=submitit_slurm`: each run is a Slurm job. Most are sbatch's options of that name."""
 
     partition: str | None = None
     qos: str | None = None
@@ -59,7 +62,7 @@ class SubmititSlurm(SubmititLocal):
     array_parallelism: int = 256
     """Jobs that run at the same time."""
     signal_delay_s: int = 120
-    """Seconds before a run's time is up that it is told to save its state."""
+    """How many seconds before `timeout_min` a run gets the signal to save its state."""
     setup: list[str] | None = None
     """Shell commands before the run, such as `module load cuda`."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class SubmititSlurm(SubmititLocal):
 
 @dataclass
 class RayArguments:
-    """What Ray's own functions are called with."""
+    """Arguments for Ray's own functions."""
 
     init: dict[str, Any] = field(
         default_factory=lambda: {
@@ -78,24 +81,24 @@ class RayArguments:
             "logging_level": "ERROR",
         }
     )
-    """Of `ray.init`; with an address it joins a cluster that is there, without one it starts Ray on this machine."""
+    """Arguments of `ray.init`. With an address it joins that cluster, without one it starts Ray on this machine."""
     remote: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 1, "max_retries": 0})
-    """Of `ray.remote`: what a run gets, and how often one is tried again whose process was killed."""
+    """Arguments of `ray.remote`: a run's share of the machine, and how often Ray retries one that was killed."""
 
 
 @dataclass
 class Ray:
-    """`hydra/launcher=ray`: each run is one of Ray's tasks."""
+    """Settings of `hydra/launcher=ray`: each run is a task of Ray's."""
 
     ray: RayArguments = field(default_factory=RayArguments)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What carries runs to other machines."""
+    """An engine that carries runs to other machines, with its settings."""
 
     name: str
-    """As in `hydra/launcher=`."""
+    """Its name in `hydra/launcher=`."""
     settings: SubmititLocal | SubmititSlurm | Ray
 
 
@@ -105,20 +108,24 @@ _ENGINES: dict[str, type[SubmititLocal] | type[Ray]] = {
     "ray": Ray,
 }
 _EXTRAS = {"submitit": "slurm", "ray": "ray"}
-"""The extra that installs each package; an engine's name begins with its package's."""
+"""The extra that installs each package. An engine's name begins with that of its package."""
 
 
 def register() -> None:
     """Makes the engines options of Hydra's group `hydra/launcher`.
 
-    To be called after Hydra has loaded whatever plugins are installed: some have options of these names.
+    Call it after Hydra has loaded the installed plugins: some of them have options of these names.
     """
     for name, settings in _ENGINES.items():
         ConfigStore.instance().store(group="hydra/launcher", name=name, node=settings)
 
 
 def check_name(word: str, name: Any) -> None:
-    """Checks the option of `hydra/launcher`.
+    """Checks an option of `hydra/launcher`.
+
+    Args:
+        word: the override, for the message.
+        name: the option.
 
     Raises:
         ConfigError: there is no such engine.
@@ -132,8 +139,12 @@ def check_name(word: str, name: Any) -> None:
 def engine_of(name: str, given: DictConfig) -> Engine | None:
     """The engine of a composed config; None if the runs stay on this machine, in cnnbench's own processes.
 
+    Args:
+        name: the option of `hydra/launcher`.
+        given: the values of `hydra.launcher`.
+
     Raises:
-        ConfigError: it isn't installed, or a setting isn't one of its own.
+        ConfigError: the engine isn't installed, or has no setting of that name.
     """
     if name == "basic":
         for key in map(str, given.keys() - {"_target_"}):

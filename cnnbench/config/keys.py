@@ -1,4 +1,4 @@
-"""The names that can be typed: groups, keys, and where the groups' options lie."""
+"""The names that can be typed: groups and keys, and the folder of the groups' options."""
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -7,14 +7,14 @@ from cnnbench.config.schema import Config
 
 _PACKAGE = Path(__file__).parent.parent
 CONF = next(f for f in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (f / "config.yaml").exists()).resolve()
-"""The configs: inside an installed package, or beside it in a checkout."""
+"""The folder of the configs: inside an installed package, or beside the package in a clone."""
 
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "space"))
 KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 
 
 def keys_beside(key: str) -> list[str]:
-    """The keys that may stand where `key` does, by the schema."""
+    """The keys that the schema allows in the place of `key`, such as all of `data.*` for `data.limt`."""
     head, inner, _ = key.partition(".")
     group = {field.name: field.type for field in fields(Config)}.get(head)
     if not inner:

@@ -1,4 +1,4 @@
-"""Complaints of Hydra, OmegaConf and YAML, as one line for the person who typed the config."""
+"""Error messages of Hydra, OmegaConf and YAML, as one line for the person who typed the config."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,11 @@ from cnnbench.errors import ConfigError, nearest
 
 
 def load_yaml(path: Path) -> Any:
-    """A YAML file; a mistake in it is a `ConfigError`."""
+    """Reads a YAML file.
+
+    Raises:
+        ConfigError: the file can't be read or is not valid YAML.
+    """
     try:
         return OmegaConf.load(path)
     except YAMLError as error:
@@ -23,7 +27,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def yaml_line(error: YAMLError) -> str:
-    """A mistake in a YAML file, by file and line."""
+    """The message for a mistake in a YAML file: file, line, problem."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: not valid YAML ({error.problem})."
     return f"{getattr(error, 'name', '')}: not valid YAML ({str(error).splitlines()[0]})."
@@ -33,11 +37,11 @@ _KINDS = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or 
 
 
 def one_line(error: Exception, composed: DictConfig | None = None) -> str:
-    """Hydra's or OmegaConf's complaint in our form: file, key, value, what is allowed.
+    """The message for an error of Hydra or OmegaConf: file, key, value, what is allowed.
 
     Args:
-        error: the complaint.
-        composed: what an interpolation looked for its key in.
+        error: the error.
+        composed: the config in which an interpolation looked for its key.
     """
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     message, file = str(cause), ""
@@ -49,10 +53,10 @@ def one_line(error: Exception, composed: DictConfig | None = None) -> str:
         node = OmegaConf.select(composed, parent) if dot else composed
         allowed = [f"{parent}{dot}{name!s}" for name in node if name != "hydra"] if OmegaConf.is_dict(node) else []
         return f"{key}: there is no key '{match[1]}' to take a value from.{nearest(match[1], allowed)}"
-    return file + _told(key, message)
+    return file + _explained(key, message)
 
 
-def _told(key: str, message: str) -> str:
+def _explained(key: str, message: str) -> str:
     if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
         return f"{key}={match[1]}: must be {_KINDS.get(match[2], match[2])}."
     if match := re.match(r"Value '(.*)' is not a valid bool", message):

@@ -1,7 +1,7 @@
-"""Which configs are legal? The keys, their types, their ranges; `conf/` holds the values.
+"""The schema: all keys of a config with their types, defaults, ranges and roles.
 
-Groups whose arguments belong to somebody else's class (`optimizer`, `scheduler`, `model`, `logger`) stay open here and
-are checked against that class's signature before a run starts; all others are closed.
+The keys of some groups (`optimizer`, `scheduler`, `model`, `logger`, `callbacks`) are arguments of a class. They are
+open here, and are checked against that class's signature before a run starts. All other groups are closed.
 """
 
 import math
@@ -22,30 +22,33 @@ class Decides(Enum):
     """What a key of the config decides."""
 
     SETTING = "setting"
-    """The numbers of the training. Runs that differ in it are different contestants."""
+    """The numbers of the training. Runs with different values are different contestants."""
     REPETITION = "repetition"
-    """Which of a contestant's runs it is."""
+    """Which of a contestant's runs this is."""
     MEASURE = "measure"
-    """What is measured of a run, not how it is trained."""
+    """What is measured in a run, not how it is trained."""
     NOTHING = "nothing"
-    """No number: where and how fast a run is computed, where it is written, what is said of it. Not in the run id."""
+    """No number: where and how fast a run is computed, where it is written, what is shown. Not in the run id."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a key of the config is to an experiment. It stands in the field's metadata, and all else derives from it.
+    """The role of a config key in an experiment: part of the field's metadata, from which everything else derives.
 
-    A group's role is that of its keys too, as far as they don't say otherwise.
+    A group's keys have the group's role, unless their own metadata says otherwise.
     """
 
     decides: Decides = Decides.SETTING
     rung: bool = True
-    """May a rung of a ladder change it?"""
+    """Whether a rung of a ladder may change it."""
     images: bool = False
-    """Do the images themselves depend on it, before they are split and normalised?"""
+    """Whether it changes the images that are read, before they are split and normalised."""
     several: bool = False
-    """May several options of the group be taken together, such as regularizer=[l2,dropout]?"""
+    """Whether the group takes several options at once, such as regularizer=[l2,dropout]."""
 
+
+FIRST_LOOK = 3
+"""Seeds of each contestant at the first look of `seeds=auto`: the spread of fewer says next to nothing."""
 
 _ASIDE = {"decides": Decides.NOTHING}
 _HELD = {"rung": False}
@@ -58,34 +61,43 @@ def _check(legal: bool, key: str, value: Any, allowed: str) -> None:
         raise ConfigError(f"{key}={value}: must be {allowed}.")
 
 
+def check_seeds(seeds: str | None) -> None:
+    """Raises a `ConfigError` if this is no value of the key `seeds`."""
+    legal = seeds is None or re.fullmatch(r"auto|[1-9]\d{0,3}", seeds) is not None
+    _check(legal, "seeds", seeds, "auto or a whole number from 1 to 9999")
+
+
 @dataclass
 class Data:
-    """Which images, and how they are split."""
+    """The images, and how they are split."""
 
     _target_: str = field(default="???", metadata=_ASIDE | _IMAGES)
-    """The function that reads the images: `cnnbench.config.schema.Data -> cnnbench.data.images.ImageSet`."""
+    """The function that reads the images: `cnnbench.Data -> cnnbench.ImageSet`."""
     root: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
-    """The folder of the images or of the archive; what is not read from disk has none."""
+    """The folder of the images or of the archive; null for images that are not read from disk."""
     md5: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
-    """The archive's md5 sum, checked before anything is unpacked; of several files theirs, in order, with spaces."""
+    """The archive's md5 sum, checked before anything is unpacked; of several files their sums in order, with spaces
+    between them."""
     image_size: int | None = field(default=None, metadata=_IMAGES)
     """Height and width in pixels that all images are scaled to; null keeps them."""
     grayscale: bool = field(default=False, metadata=_IMAGES)
     """One channel (luma) instead of three."""
     normalize: str = field(default="standard", metadata={"rung": True})
-    """`standard`: the training split's mean 0 and deviation 1 per channel. `unit`: 0 to 1. `none`: 0 to 255."""
+    """`standard`: mean 0 and standard deviation 1 per channel, over the training split. `unit`: 0 to 1. `none`: 0 to
+    255."""
     labels: str = field(default="class", metadata=_IMAGES)
     """`class`, or `rotation` (Gidaris et al. 2018, learning without labels): each image four times, turned by 0, 90,
-    180 and 270 degrees, and which of them it is."""
+    180 and 270 degrees; the label is the angle."""
     limit: int | None = None
     """At most this many training images (stratified, before the split), and at most as many test images."""
     val: str = "split"
-    """`split`: validation images are taken from the training images. `test`: the documents' protocol, validation on the
-    test set."""
+    """`split`: validation images are taken from the training images. `test`: validation on the test set, as in document
+    3; accuracies are then optimistic."""
     val_fraction: float = 0.1
     """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed."""
     in_memory: bool | None = field(default=None, metadata=_ASIDE)
-    """Images as one tensor on the training device. null: if they fit; false: read from disk batch by batch."""
+    """Whether the images are one tensor on the training device; false reads them from disk batch by batch, null does so
+    only if they would fill half of its memory."""
 
     def __post_init__(self) -> None:
         _check(self.image_size is None or self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
@@ -100,20 +112,20 @@ class Data:
 
 @dataclass
 class Augment:
-    """How training images are changed, each one differently each time. Options add up: augment=[flip_crop,cutout]."""
+    """Random changes of the training images, new ones each time. Options add up: augment=[flip_crop,cutout]."""
 
     flip: str = "none"
     """`random`: mirrored left to right with probability 1/2. `alternating`: every other epoch (Jordan 2024)."""
     crop: int = 0
-    """Largest shift in whole pixels."""
+    """Largest shift in pixels, a whole number."""
     rotation: float = 0.0
     """Largest angle in degrees, to either side."""
     shift: float = 0.0
     """Largest shift as a share of width and height."""
     cutout: int = 0
-    """Side in pixels of the square that is painted over."""
+    """Side in pixels of the square that is filled."""
     mixup: float = 0.0
-    """Images and labels are mixed in pairs, by a share from Beta(mixup, mixup); 0 doesn't."""
+    """Images and labels are mixed in pairs, by a share drawn from Beta(mixup, mixup); 0 mixes nothing."""
 
     def __post_init__(self) -> None:
         flips = ("none", "random", "alternating")
@@ -127,7 +139,7 @@ class Augment:
 
 @dataclass
 class Small:
-    """What `size=small` leaves of a run: at most so much."""
+    """The upper limits of a run with `size=small`."""
 
     limit: int = 5000
     """Training images, and test images."""
@@ -137,7 +149,7 @@ class Small:
 
 @dataclass
 class Claim:
-    """A number that a document claims, to be shown beside the measured one."""
+    """An accuracy that a document claims, shown beside the measured one."""
 
     match: dict[str, str] = field(default_factory=dict)
     """The contestant: options by group, such as {optimizer: adam}."""
@@ -155,9 +167,9 @@ class Claim:
 
 @dataclass
 class Regularizer:
-    """What keeps the model from learning by heart. Options add up: regularizer=[l2,dropout]. Nothing by default.
+    """Measures against overfitting. Options add up: regularizer=[l2,dropout]. None by default.
 
-    Penalties and decay are for the weights of convolutions and dense layers, not for biases and normalizations.
+    Penalties and decay apply to the weights of convolutions and dense layers, not to biases and normalizations.
     """
 
     l1: float = 0.0
@@ -165,13 +177,13 @@ class Regularizer:
     l2: float = 0.0
     """l2 * sum w^2 is added to the loss (document 4's convention)."""
     l2_half: bool = False
-    """l2/2 * sum w^2 instead (document 2's convention)."""
+    """Whether the penalty is l2/2 * sum w^2 instead (document 2's convention)."""
     weight_decay: float = 0.0
     """Before each step w <- w - lr * weight_decay * w."""
     dropout: float = 0.0
-    """Given to the model as its `dropout`."""
+    """Probability of dropout, given to the model as its `dropout`."""
     batch_norm: bool = False
-    """Given to the model as its `batch_norm`."""
+    """Whether the model has batch normalization, given to it as its `batch_norm`."""
     label_smoothing: float = 0.0
     """The share of a label that is spread over all classes."""
 
@@ -186,16 +198,16 @@ class Regularizer:
 
 @dataclass
 class Update:
-    """How many images make a step, and what bounds it (document 3, 3.1, and document 1)."""
+    """How many images make a step, and a bound on its length (document 3, 3.1, and document 1)."""
 
     accumulate: int | None = 1
-    """Batches whose gradients make one step; null is all of an epoch."""
+    """Number of batches whose gradients make one step; null takes all batches of an epoch."""
     reduction: str = "mean"
-    """`mean`: the step of one large batch. `sum`: as many times that gradient as there are batches."""
+    """`mean`: the mean gradient, as of one large batch. `sum`: the sum over the batches."""
     batch_size: int | None = None
     """Images in a batch; null takes the top-level `batch_size`."""
     max_step: float | None = None
-    """Largest length of the change of all parameters in one step, whatever the optimizer made of the gradient."""
+    """Largest norm of the change of all parameters in one step, whatever the optimizer; null sets no bound."""
 
     def __post_init__(self) -> None:
         _check(self.accumulate is None or self.accumulate >= 1, "update.accumulate", self.accumulate, "at least 1")
@@ -208,7 +220,7 @@ class Update:
 
 @dataclass
 class Stop:
-    """When training ends before its last epoch."""
+    """Early stopping: when training ends before its last epoch."""
 
     metric: str = "val_loss"
     """`val_loss` (lower is better) or `val_acc` (higher is better)."""
@@ -225,20 +237,20 @@ class Stop:
 
 @dataclass
 class Search:
-    """Which architecture the model's convolutions get, found before the run that trains it (document 0).
+    """A search for the architecture of the model's convolutions, before the run trains it (document 0).
 
-    Candidates are taken for each layer alone; the model's own layer, H_init, is one of them.
+    Each layer is chosen on its own. The model's own layer, H_init, is one of the candidates.
     """
 
     method: str = "none"
     """`none`; `joint`: weights and architecture together, by gradient descent; `random`: architectures drawn from the
     same candidates, at the cost of `joint`."""
     layers: list[int] | None = None
-    """Positions in `model.convs`; null is all of them."""
+    """Positions in `model.convs` of the layers to search; null takes all of them."""
     filters: list[int] = field(default_factory=list)
     """Candidates for the number of filters."""
     kernel_size: list[int] = field(default_factory=list)
-    """Candidates for height and width of the filters."""
+    """Candidates for the height and width of the filters."""
     stride: list[int] = field(default_factory=list)
     """Candidates for the stride."""
     padding: list[str] = field(default_factory=list)
@@ -246,20 +258,20 @@ class Search:
     pooling: list[str] = field(default_factory=list)
     """Candidates for the pooling, `max` and `avg`; for layers that pool."""
     level: str = "bilevel"
-    """`single`: both stepped on the training batch (document 0 as written). `bilevel`: the architecture on validation
-    batches, the weights on training batches, in turn."""
+    """`single`: architecture and weights step on the same training batch (document 0 as written). `bilevel`: in turn,
+    the architecture on validation batches and the weights on training batches."""
     order: str = "first"
     """`first`: grad_H = dL/dH. `second`: + dL/dTheta dTheta/dH, with Theta one step of gradient descent ahead."""
     lr: float = 0.001
     """Learning rate of the architecture parameters; document 0's eta_H."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """The class that steps the architecture parameters, and its arguments."""
+    """The optimizer of the architecture parameters: a class and its arguments."""
     margin: float = 0.1
-    """By how much the logit of H_init's values is above that of the others at the start."""
+    """How much larger the logits of H_init's values are than the others at the start."""
     epochs: int | None = None
-    """Epochs of the joint search; null is as many as the run's."""
+    """Epochs of the joint search; null takes the run's `epochs`."""
     trial_epochs: int | None = None
-    """Epochs with which `random` trains each architecture; null is a fifth of the joint search's, rounded up."""
+    """Epochs for which `random` trains each architecture; null takes a fifth of the joint search's, rounded up."""
     cost_weight: float = 0.0
     """cost_weight * ln(expected cost / cost of H_init) is added to the architecture's loss."""
     cost: str = "parameters"
@@ -284,8 +296,8 @@ class Search:
             return
         for key in ("layers", "filters", "kernel_size", "stride", "padding", "pooling"):
             value = getattr(self, key)
-            told = "a list of at least one" if key == "layers" else "a list of at least one candidate"
-            _check(value is None or len(value) > 0, f"search.{key}", value, told)
+            filled = "a list of at least one" if key == "layers" else "a list of at least one candidate"
+            _check(value is None or len(value) > 0, f"search.{key}", value, filled)
             _check(value is None or len(set(value)) == len(value), f"search.{key}", value, "a list without repetition")
         for key in ("filters", "kernel_size", "stride"):
             _check(min(getattr(self, key)) >= 1, f"search.{key}", getattr(self, key), "whole numbers of at least 1")
@@ -295,10 +307,11 @@ class Search:
 
     @property
     def passes(self) -> int:
-        """What the joint search costs for each training image, in images through the network, forward and backward.
+        """The cost of the joint search for each training image, in forward and backward passes of an image.
 
-        The weights' own 1. The architecture's step another 1, unless it shares the weights' (`single`, `first`). With
-        the second term 4: the step ahead, the loss behind it, and 2 for the product of the two derivatives.
+        1 for the step of the weights. Another 1 for the step of the architecture, unless both share it (`single`,
+        `first`). With the second term 4 instead: the step ahead, the loss after it, and 2 for the product of the two
+        derivatives.
         """
         if self.order == "second":
             return 5
@@ -307,34 +320,35 @@ class Search:
 
 @dataclass
 class Hardware:
-    """Where and in what precision the arithmetic is done. Only `precision` is part of an experiment's identity."""
+    """The device and precision of the arithmetic. Only `precision` is part of an experiment's identity."""
 
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
     precision: str = field(default="32-true", metadata={"decides": Decides.SETTING})
     """`32-true` or `bf16-mixed` (convolutions and matrix products in bfloat16)."""
     channels_last: bool = True
-    """Memory layout of images and weights: faster on most machines, the same numbers but for rounding."""
+    """Whether images and weights lie in memory with their channels last: faster on most machines, the same numbers
+    except for rounding."""
     fused: bool = True
-    """Optimizers of torch's take their step in one pass over the parameters where they can: the same numbers but for
-    rounding."""
+    """Whether torch's optimizers take their step in one pass over the parameters, where they can: the same numbers
+    except for rounding."""
     compile: bool = False
-    """The network is compiled by `torch.compile`, which takes a while and needs a C++ compiler."""
+    """Whether `torch.compile` compiles the network, which takes a while and needs a C++ compiler."""
     deterministic: bool = False
-    """Only algorithms that give the same numbers each time on the same machine; an operation without one ends the run.
-    On the processor all have one."""
+    """Whether only algorithms are used that give the same numbers each time on the same machine; an operation without
+    one ends the run. On the CPU all operations have one."""
     threads: int | None = None
-    """Processor threads; null takes what PyTorch finds."""
+    """CPU threads; null takes PyTorch's own number."""
     devices: int = 1
-    """Processes of the run on each machine, each with a GPU of its own, or with a share of the processor. They take the
-    steps of a single process to rounding, on the same batches. Two things are each process's own: what is random beyond
-    the order of the images (augmentation, dropout), and batch norm's statistics, taken over its share of the batch."""
+    """Processes of the run on each machine, each with a GPU of its own or a share of the CPU. They share each batch,
+    and take the same steps as a single process except for rounding. Two things are each process's own: augmentation and
+    dropout are drawn separately, and batch norm's statistics are those of its share of the batch."""
     nodes: int = 1
     """Machines that train the run together."""
 
     @property
     def processes(self) -> int:
-        """Of one run."""
+        """Number of processes that train one run together."""
         return self.devices * self.nodes
 
     def __post_init__(self) -> None:
@@ -349,10 +363,10 @@ class Hardware:
 
 @dataclass
 class Checkpoint:
-    """When the state of a run is saved besides the end of each epoch and Ctrl-C."""
+    """When a run saves its state within an epoch. It always does so after each epoch and on Ctrl-C."""
 
     every: str | None = None
-    """`500`: each 500 batches. `10min`: each ten minutes. For epochs that take long."""
+    """`500`: after each 500 batches. `10min`: every ten minutes. null: never. For epochs that take long."""
 
     def __post_init__(self) -> None:
         legal = self.every is None or re.fullmatch(r"[1-9]\d*(min)?", self.every) is not None
@@ -361,28 +375,29 @@ class Checkpoint:
 
 @dataclass
 class Config:
-    """One run."""
+    """The config of one run."""
 
     data: Data = field(default_factory=Data, metadata=_HELD)
     augment: Augment = field(default_factory=Augment, metadata=_SEVERAL)
     model: dict[str, Any] = field(default_factory=dict)
-    """The network. Two keys are for all of them: `init_from` names a finished run, or a checkpoint, whose weights are
-    taken where name and shape are the same; `freeze` lists beginnings of names of parameters that stay as they are."""
+    """The network. Every network takes two more keys: `init_from` names a finished run or a checkpoint, whose weights
+    are taken where name and shape are the same; `freeze` lists beginnings of names of parameters that are not
+    trained."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """What makes steps of gradients. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
+    """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
     regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)
     scheduler: dict[str, Any] = field(default_factory=dict)
-    """How the learning rate moves. Two keys are for all of them: `interval` is `epoch` (the default) or `step`, how
-    often it moves; `warmup` is a number of epochs of linear rise before it, 0 by default."""
+    """The schedule of the learning rate. Every schedule takes two more keys: `interval` says whether the rate changes
+    each `epoch` (the default) or each `step`; `warmup` is a number of epochs of linear rise before it, 0 by default."""
     update: Update = field(default_factory=Update)
     stop: Stop = field(default_factory=Stop)
     search: Search = field(default_factory=Search)
     hardware: Hardware = field(default_factory=Hardware, metadata=_ASIDE)
     logger: dict[str, Any] = field(default_factory=dict, metadata=_ASIDE | _SEVERAL)
-    """Where an epoch's numbers go besides the record: a class of Lightning's under each name. Options add up:
+    """Where the numbers of each epoch go besides the record: Lightning's loggers, each under a name. Options add up:
     logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
     callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
-    """Callbacks of Lightning's, each under its name. Options add up: callbacks=[ema,lr_monitor]."""
+    """Lightning's callbacks, each under a name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
     loss: str = "cross_entropy"
@@ -392,30 +407,41 @@ class Config:
     batch_size: int = 128
     """Images in a training step."""
     clip: float | None = None
-    """Largest norm of the whole gradient; null leaves it alone."""
+    """Largest norm of the whole gradient, beyond which it is scaled down; null never scales."""
     seed: int = field(default=0, metadata={"decides": Decides.REPETITION} | _HELD)
-    """Moves everything random: split, initial weights, order, augmentation, dropout."""
+    """Decides everything random: split, initial weights, order, augmentation, dropout."""
     test: bool = field(default=True, metadata={"decides": Decides.MEASURE})
-    """Test once, with the selected epoch's weights; false leaves the test set closed, as in the trials of `tune`."""
+    """Whether the run is tested, once, with the selected epoch's weights. false never opens the test set, as in the
+    trials of `tune`."""
+    seeds: str | None = field(default=None, metadata=_ASIDE | _HELD)
+    """Number of seeds of each contestant in a sweep, instead of `seed`: `5` is seed=0,1,2,3,4. `auto` starts with three
+    and adds seeds until all pairs of contestants are settled: one is better, or both are equivalent within `margin`."""
+    max_seeds: int = field(default=20, metadata=_ASIDE | _HELD)
+    """Largest number of seeds with `seeds=auto`, settled or not."""
+    settle: str = field(default="pairs", metadata=_ASIDE | _HELD)
+    """What `seeds=auto` settles: all `pairs`, or only those with the `leader`."""
+    margin: float | None = field(default=None, metadata=_ASIDE | _HELD)
+    """The smallest difference of accuracy that matters, in percentage points. Contestants whose true difference is
+    shown to be smaller are equivalent. Without a margin equal contestants are never settled."""
     name: str = field(default="default", metadata=_ASIDE | _HELD)
-    """The folder under `runs_dir` that collects the runs of one question."""
+    """The folder under `runs_dir` for the runs of one question."""
     runs_dir: str = field(default="runs", metadata=_ASIDE | _HELD)
-    """Where results are written."""
+    """The folder of all results."""
     force: bool = field(default=False, metadata=_ASIDE)
-    """Run again what is already done; the old record is kept aside."""
+    """Whether all runs start anew, finished ones too; old results are moved to `.old/`."""
     retry: bool = field(default=False, metadata=_ASIDE)
-    """Run again what failed."""
+    """Whether failed runs are run again."""
     workers: int = field(default=1, metadata=_ASIDE)
-    """Runs of a sweep at the same time, each in a process of its own; the threads are divided among them."""
+    """Number of runs of a sweep at the same time, each in a process of its own, with a share of the CPU threads."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint, metadata=_ASIDE)
     size: str = field(default="full", metadata=_ASIDE)  # what `small` leaves is in data.limit and epochs
-    """`small`: cut down to minutes on two cores, see `small`."""
+    """`small` cuts the run down to the limits in `small`: minutes on two cores."""
     small: Small = field(default_factory=Small, metadata=_ASIDE)
     claims: list[Claim] = field(default_factory=list, metadata=_ASIDE)
-    """What the documents say of this experiment."""
+    """Accuracies that the documents claim for this experiment."""
     ladder: dict[str, list[str]] = field(default_factory=dict, metadata=_ASIDE)
-    """Additions by their names, each one a list of overrides. They are tried in this order, each one on top of those
-    before it that were kept; one is kept if it makes the best validation accuracy better, beyond noise."""
+    """Additions to a recipe by name, each one a list of overrides. They are tried in this order, each one on top of
+    those that were kept; one is kept if the best validation accuracy becomes significantly better."""
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
@@ -428,22 +454,33 @@ class Config:
         _check(one or self.workers == 1, "workers", self.workers, "1 where hardware.devices or hardware.nodes is not")
         _check(self.clip is None or 0 < self.clip < math.inf, "clip", self.clip, "a number above 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+        check_seeds(self.seeds)
+        _check(FIRST_LOOK <= self.max_seeds <= 9999, "max_seeds", self.max_seeds, f"from {FIRST_LOOK} to 9999")
+        _check(self.settle in ("pairs", "leader"), "settle", self.settle, "pairs or leader")
+        _check(self.margin is None or 0 < self.margin <= 100, "margin", self.margin, "above 0, at most 100 points")
         plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\:\0")
         short = len(os.fsencode(self.name)) <= 255  # what file systems allow
         _check(plain and short, "name", repr(self.name), "a folder's name of at most 255 bytes, without / or :")
         _check(self.runs_dir != "", "runs_dir", repr(self.runs_dir), "a folder's path")
 
     @property
+    def accuracy_margin(self) -> float | None:
+        """`margin` as a difference of accuracies from 0 to 1."""
+        return None if self.margin is None else self.margin / 100
+
+    @property
     def trials(self) -> tuple[int, int]:
-        """How many architectures a random search trains, and with how many epochs: no fewer images pass than in the
-        joint search."""
+        """How many architectures a random search trains, and for how many epochs each.
+
+        At least as many images pass through a network as in the joint search.
+        """
         epochs = self.search.epochs or self.epochs
         of_each = self.search.trial_epochs or -(-epochs // 5)
         return -(-epochs * self.search.passes // of_each), of_each
 
     @property
     def search_epochs(self) -> int:
-        """Epochs of the search, of all its trials together; 0 without one."""
+        """Epochs of the search, all trials together; 0 without a search."""
         trials, of_each = self.trials
         return {"none": 0, "joint": self.search.epochs or self.epochs, "random": trials * of_each}[self.search.method]
 
@@ -459,7 +496,7 @@ def _roles(node: type, prefix: str = "", of_group: Mapping[str, Any] = MappingPr
 
 
 ROLES = _roles(Config)
-"""The role of each group and key by its full name, such as `data.root`. A class's arguments have their group's."""
+"""The role of each group and key by its full name, such as `data.root`. Arguments of a class have that of the group."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)

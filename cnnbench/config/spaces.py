@@ -1,4 +1,4 @@
-"""Which settings may a tuning try? The files of `conf/space/`. (no torch)"""
+"""Search spaces of a tuning: the values that it may try, as the files of `conf/space/` give them."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from cnnbench.errors import ConfigError, nearest
 
 Params = dict[str, Any]
-"""A setting: values by key, such as `{"lr": 0.01}`."""
+"""A setting of a contestant: values by key, such as `{"lr": 0.01}`."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class Axis:
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    """Uniform in the logarithm."""
+    """Whether the range is uniform in the logarithm."""
     choices: tuple[Any, ...] = ()
-    """Instead of a range."""
+    """A list of values instead of a range."""
 
     def __str__(self) -> str:
-        """`0.0001 to 0.1 (log)` or `64/128`."""
+        """As tables show it: `0.0001 to 0.1 (log)` or `64/128`."""
         if self.choices:
             return "/".join(map(str, self.choices))
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
 
     @property
     def whole(self) -> bool:
-        """Are only whole numbers meant?"""
+        """Whether the range holds whole numbers only."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def points(self, count: int) -> list[Any]:
-        """Values from end to end, evenly spread."""
+        """`count` values from `low` to `high`, evenly spaced; all choices of a list."""
         if self.choices:
             return list(self.choices)
         shares = [0.5] if count == 1 else [i / (count - 1) for i in range(count)]
@@ -50,10 +50,14 @@ Space = dict[str, Axis]
 
 
 def space_of(name: str, written: Any) -> Space:
-    """A search space from its YAML file, `KEY: {low: 1e-4, high: 1e-1, log: true}` or `KEY: [64, 128]`.
+    """Checks a search space: `KEY: {low: 1e-4, high: 1e-1, log: true}` or `KEY: [64, 128]`.
+
+    Args:
+        name: the file's name, for messages.
+        written: the content of the YAML file.
 
     Raises:
-        ConfigError: it isn't one; the line names file and key.
+        ConfigError: it isn't a search space; the line names file and key.
     """
     if not isinstance(written, dict) or not written:
         raise ConfigError(f"{name}: holds no keys. One is written as lr: {{low: 1e-4, high: 1e-1, log: true}}.")
@@ -81,7 +85,7 @@ def grid(space: Space, trials: int) -> Iterator[Params]:
     """All points of a grid with `trials` points.
 
     Raises:
-        ConfigError: there is no such grid; the line says which ones there are.
+        ConfigError: no grid has that many points; the line names the nearest numbers.
     """
     ranges = [axis for axis in space.values() if not axis.choices]
     fixed = math.prod(len(axis.choices) for axis in space.values() if axis.choices)

@@ -1,4 +1,4 @@
-"""The classes and functions that a YAML file names as `_target_`: found, checked and called. (imports no torch)"""
+"""The classes and functions that a YAML file names as `_target_`: found, checked and called."""
 
 import inspect
 from typing import Any, get_type_hints
@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from cnnbench.errors import ConfigError, nearest
 
 Spec = dict[str, Any]
-"""A group's config: `_target_` and the arguments of what it names. `_target_: null` is nothing at all."""
+"""A group's config: `_target_` and its arguments. `_target_: null` builds nothing."""
 
 PUBLIC = (
     "cnnbench.data.archives.cifar10",
@@ -33,7 +33,8 @@ PUBLIC = (
     "cnnbench.training.schedules.exponential",
     "cnnbench.training.schedules.redwood",
 )
-"""What of cnnbench a YAML file may name. Beside `cnnbench/__init__.py` nothing else is public."""
+"""The classes and functions of cnnbench that a YAML file may name. Besides `cnnbench/__init__.py` nothing else is
+public."""
 
 MOVED = {
     "cnnbench.archives.cifar10": "cnnbench.data.archives.cifar10",
@@ -49,7 +50,7 @@ MOVED = {
     "cnnbench.schedule.exponential": "cnnbench.training.schedules.exponential",
     "cnnbench.schedule.redwood": "cnnbench.training.schedules.redwood",
 }
-"""Former names of these. Users' files may still use them, and a run's identity is taken with them, so that a move
+"""Former names. Users' files may still use them, and a run's identity is computed from them, so that moving a class
 changes no run id."""
 
 _FORMER = {name: former for former, name in MOVED.items()}
@@ -60,30 +61,30 @@ def locate(name: str) -> Any:
     """The class or function of this full name, such as `torch.optim.Adam`.
 
     Raises:
-        Exception: there is none; whatever importing it raises.
+        Exception: whatever importing it raises.
     """
     return get_object(MOVED.get(name, name))
 
 
 def identity_of(target: Any) -> Any:
-    """The name by which a `_target_` enters a run's identity: the one that it had first."""
+    """The name of a `_target_` in a run's identity: the first one that it had."""
     return _FORMER.get(target, target)
 
 
 def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str) -> None:
-    """Checks that a `_target_` exists, is of the group's kind and takes its arguments.
+    """Checks that a `_target_` exists, is of the group's type and takes its arguments.
 
-    A config can name any function on the machine; only what the group is for is ever called.
+    A config can name any function on the machine, so a function of another type is never called.
 
     Args:
         group: the config group, for the message.
         spec: its config.
         given: names of the arguments that cnnbench passes itself, in their order.
-        base: the class that the group's classes are of.
-        what: the same in words.
+        base: the base class of the group's classes.
+        what: the same in words, for the message.
 
     Raises:
-        ConfigError: one line that names key and value.
+        ConfigError: one line with key, value and what is allowed.
     """
     name = spec.get("_target_", "")
     if name is None:
@@ -120,13 +121,18 @@ def _returned(function: Any) -> Any:
 
 
 def build(group: str, spec: Spec, *given: Any) -> Any:
-    """Makes the object: `_target_(*given, **arguments)`; None where `_target_` is null.
+    """Builds an object: `_target_(*given, **arguments)`; None where `_target_` is null.
 
-    Two of Hydra's keys change nothing. `_partial_: true`: the missing arguments are `given` here. `_convert_`: lists
-    and dicts are plain Python in any case, because a checkpoint that holds OmegaConf's can't be read again.
+    Two of Hydra's keys are accepted and change nothing. `_partial_: true` leaves arguments out, which are `given` here.
+    `_convert_` is always `all`: a checkpoint that holds OmegaConf's lists or dicts can't be read again.
+
+    Args:
+        group: the config group, for the message.
+        spec: its config.
+        *given: the first arguments, which cnnbench passes itself.
 
     Raises:
-        ConfigError: the class refuses a value; the message is its own.
+        ConfigError: the class refuses a value; the message is the class's own.
     """
     if spec.get("_target_") is None:
         return None

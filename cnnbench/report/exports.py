@@ -131,6 +131,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "verdict": comparison.verdict,
         "measure": comparison.measure,
         "baseline": comparison.baseline,
+        "share": comparison.share,
         "target": comparison.target,
         "margin": comparison.margin,
         "contestants": [

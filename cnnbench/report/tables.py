@@ -154,7 +154,10 @@ def verdicts(comparison: Comparison) -> Sheet:
     if comparison.margin is not None:
         note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
     if comparison.share < 1:
-        note += f" Seeds were added look by look: this look may use {comparison.share:.0%} of the 5 %."
+        note += (
+            f" Seeds are added until the pairs are settled, so this look may use {100 * comparison.share:.1f} % of "
+            f"the 5 %: p values are divided by that share."
+        )
     if any(c.broken for c in comparison.contestants):
         chance = comparison.contestants[0].chance
         note += (
@@ -187,6 +190,7 @@ def _finds(pair: stats.Pair, comparison: Comparison) -> str:
         return "-"
     count = len(comparison.contestants)
     pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
+    pairs = math.ceil(pairs / comparison.share)
     sizes = (min(pair.seeds), 10)
     return " / ".join(f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes)
 

@@ -1,1 +1,1 @@
-"""Records: what a run leaves, its identity, and how records are found and read. (imports no torch)"""
+"""Records of runs: their fields, their identity, and how they are found and read."""

@@ -1,4 +1,4 @@
-"""JSON files as typed dataclasses, each value checked against its field's type. (imports no torch)"""
+"""JSON files as typed dataclasses, each value checked against the type of its field."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from cnnbench.errors import ConfigError
 
 DEEPEST = 30
-"""Lists and mappings inside each other, where a type leaves open what is in it."""
+"""How many lists and mappings may lie inside each other where the type is `Any`."""
 
 _LARGEST = sys.float_info.max
 _WORDS = {
@@ -21,47 +21,47 @@ _WORDS = {
 
 
 def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
-    """The dataclass that a JSON file holds.
+    """Reads a JSON file as a dataclass.
 
     Args:
         path: the file.
         kind: the dataclass.
-        versions: the values of `schema_version` that can be read.
+        versions: the values of `schema_version` that are accepted.
 
     Raises:
-        ValueError: the file can't be read, or is damaged, or of another version; one line that names it.
+        ValueError: the file can't be read, is damaged, or has another version; one line that names the file.
     """
     if path.exists() and not path.is_file():  # a pipe might never end
         raise ValueError(f"{path}: not a regular file.")
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole JSON file ({error}).") from None
-    version = found.get("schema_version") if isinstance(found, dict) else None
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in versions:
-        told = " and ".join(map(str, versions))
-        raise ValueError(f"{path}: schema_version {version!r:.60}; this cnnbench reads {told}.")
+        accepted = " and ".join(map(str, versions))
+        raise ValueError(f"{path}: schema_version {version!r:.60}; this cnnbench reads {accepted}.")
     try:
-        return decode(kind, found)
+        return decode(kind, content)
     except (ValueError, ConfigError) as error:
-        told = " ".join(str(error).split())  # a key may be of several lines
-        raise ValueError(f"{path}: edited or damaged ({told.removesuffix('.')}).") from None
+        problem = " ".join(str(error).split())  # a key may have several lines
+        raise ValueError(f"{path}: edited or damaged ({problem.removesuffix('.')}).") from None
 
 
 def decode(kind: Any, value: Any, name: str = "") -> Any:
-    """A value of JSON as one of the type `kind`: a dataclass, or what the fields of one may be.
+    """Turns a value from JSON into one of the type `kind`: a dataclass, or any type that its fields may have.
 
-    A key that a dataclass hasn't is passed over. One that is missing takes the field's default.
+    Keys that the dataclass doesn't have are ignored. Missing keys take the field's default.
 
     Args:
         kind: the type.
-        value: what was in a JSON file.
-        name: the value's, for the message.
+        value: the value from JSON.
+        name: its full name, for the message.
 
     Raises:
-        ValueError: it isn't one; the message says where, in one line.
+        ValueError: the value has another type; one line that says where.
     """
     if kind in _WORDS:
         return _checked(kind, value, name)
@@ -84,11 +84,11 @@ def decode(kind: Any, value: Any, name: str = "") -> Any:
         return origin(decode(kinds[i], item, f"{name}[{i}]") for i, item in enumerate(value))
     if is_dataclass(kind) and isinstance(kind, type):
         _checked(dict, value, name)
-        told = _fields(kind)
-        if missing := [key for key, (_, needed) in told.items() if needed and key not in value]:
+        types = _fields(kind)
+        if missing := [key for key, (_, needed) in types.items() if needed and key not in value]:
             raise ValueError(f"{name or 'it'}: without {', '.join(missing)}")
         head = f"{name}." if name else ""
-        return kind(**{key: decode(of, value[key], head + key) for key, (of, _) in told.items() if key in value})
+        return kind(**{key: decode(of, value[key], head + key) for key, (of, _) in types.items() if key in value})
     return _anything(value, name)
 
 
@@ -99,7 +99,7 @@ def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 @cache
 def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
-    """By name the type of each field, and whether it has to be there."""
+    """The type of each field by name, and whether the field is required."""
     hints = get_type_hints(kind)
     without = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     return {field.name: (hints[field.name], field.name in without) for field in fields(kind) if field.init}

@@ -1,4 +1,4 @@
-"""Records: what a run was and what came out, a JSON file for each, written whole or not at all. (imports no torch)"""
+"""Records: one JSON file for each run, with its config, its epochs and its test result."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -14,14 +14,14 @@ from cnnbench.results.identity import experiment
 from cnnbench.runtime import files
 
 SCHEMA_VERSION = 2
-"""Raised when a field changes its meaning, or comes to be needed. 2: `overrides` and `config_dir`."""
+"""Raised when a field changes its meaning or becomes required. 2 added `overrides` and `config_dir`."""
 
 STATUSES = ("done", "diverged", "failed", "interrupted")
 
 
 @dataclass
 class Protocol:
-    """How a run was judged."""
+    """How a run was selected and tested."""
 
     validation: str
     """`data.val`: `split`, or `test` where the validation images are the test images."""
@@ -30,12 +30,12 @@ class Protocol:
     test: str
     """When the test set was opened, in words."""
     regularized: dict[str, list[str]] = field(default_factory=dict)
-    """Where penalties, dropout and batch normalization went: names of parameters and layers."""
+    """Names of the parameters with penalties, and of the layers with dropout and batch normalization."""
 
 
 @dataclass
 class Sizes:
-    """How many images a run had."""
+    """Numbers of images of a run."""
 
     train: int
     val: int
@@ -55,30 +55,31 @@ class Data:
     """Channels, height, width."""
     classes: list[str]
     mean: list[float] | None = None
-    """What is subtracted from each channel, in bytes; None until the run has begun."""
+    """Mean of each channel, 0 to 255, which is subtracted; None until the run has begun."""
     deviation: list[float] | None = None
-    """What each channel is divided by then, in bytes."""
+    """Standard deviation of each channel, by which it is then divided."""
 
 
 @dataclass
 class Epoch:
-    """An epoch of training. `train_loss`, `train_acc` and `penalty` are taken while the weights move."""
+    """An epoch of training. `train_loss`, `train_acc` and `penalty` are measured while the weights change."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     train_loss: float
-    """Mean over the images; so is `val_loss`."""
+    """Mean over the training images."""
     train_acc: float
     penalty: float
-    """What of the loss comes from `regularizer.l1` and `l2`."""
+    """The part of the loss that comes from `regularizer.l1` and `l2`."""
     val_loss: float
+    """Mean over the validation images."""
     val_acc: float
     lr: float
-    """Of the epoch's first step."""
+    """Learning rate of the epoch's first step."""
     images_seen: int
-    """In all epochs so far."""
+    """Training images so far, in all epochs."""
     seconds: float
-    """Of training alone."""
+    """Seconds of training, without validation."""
     images_per_second: float
 
 
@@ -93,16 +94,16 @@ class Best:
 
 @dataclass
 class Test:
-    """What the test set gave, with the selected epoch's weights."""
+    """The result on the test set, with the weights of the selected epoch."""
 
     acc: float
     loss: float
     per_class: list[float | None]
-    """Accuracy on the images of each class; None where there are none."""
+    """Accuracy on the images of each class; None for a class without images."""
     confusion: list[list[int]]
-    """Images by true class (rows) and predicted class (columns)."""
+    """Numbers of images by true class (rows) and predicted class (columns)."""
     members: list[float] | None = None
-    """Of an ensemble: each member's own accuracy."""
+    """Accuracy of each member of an ensemble."""
 
 
 @dataclass
@@ -118,54 +119,54 @@ class SearchEpoch:
     image_passes: int
     """Images through a network, forward and backward, in this epoch."""
     entropy: float
-    """Of the architecture: 1 is undecided, 0 decided."""
+    """Entropy of the architecture: 1 is undecided, 0 decided."""
     parameters: float
-    """Expected number."""
+    """Expected number of parameters."""
     probabilities: dict[str, dict[str, dict[str, float]]]
-    """By layer, property and candidate, such as `conv1`, `kernel_size` and `5`."""
+    """Probabilities by layer, property and candidate, such as `conv1`, `kernel_size` and `5`."""
 
 
 @dataclass
 class SearchTrial:
-    """An architecture of a random search."""
+    """An architecture that a random search has trained."""
 
     trial: int
-    """From 1."""
+    """Number of the trial, from 1."""
     architecture: str
     parameters: float
     val_loss: float | None
-    """Lowest; None where not even one epoch ended."""
+    """Lowest validation loss; None if no epoch ended."""
     val_acc: float | None
-    """Highest."""
+    """Highest validation accuracy."""
     score: float | None
-    """What is compared: the loss and the weighted cost; None where the trial diverged."""
+    """Validation loss plus weighted cost: the lowest wins. None if the trial diverged."""
     image_passes: int
     seconds: float
 
 
 @dataclass
 class Search:
-    """What a search before the training has found so far, and what it took."""
+    """What a search before the training has found so far, and its cost."""
 
     method: str
     history: list[SearchEpoch | SearchTrial]
     image_passes: int
-    """Images through a network, forward and backward; validation's forward passes are not counted."""
+    """Images through a network, forward and backward; forward passes of validation are not counted."""
     seconds: float
-    """Of training."""
+    """Seconds of training."""
     entropy: float | None
-    """Of the architecture, from 1 to 0; None in a random search."""
+    """Entropy of the architecture: 1 is undecided, 0 decided; None in a random search."""
     start: str
-    """The architecture of the config, in words."""
+    """The config's own architecture, in words."""
     architecture: str
-    """The one found so far, in words."""
+    """The best architecture so far, in words."""
     model: dict[str, Any] | None
-    """The config of the model that is trained then; None while the search goes on."""
+    """The config of the model that the run then trains; None during the search."""
 
 
 @dataclass
-class _Told:
-    """What reports read of a config, besides the experiment."""
+class _Reported:
+    """The values of a config that reports read, besides the experiment."""
 
     @dataclass
     class Data:
@@ -180,24 +181,24 @@ class _Told:
 
 @dataclass(kw_only=True)
 class Record:
-    """All that is kept of a run."""
+    """The record of a run."""
 
     schema_version: int = field(default=SCHEMA_VERSION, init=False)
     run_id: str
     status: str = "interrupted"
-    """One of `STATUSES`. It is `interrupted` until it is something else: so it is too where the process was killed."""
+    """One of `STATUSES`. It is `interrupted` while the run goes on, and so stays if the process is killed."""
     overrides: list[str] | None = None
-    """The words that give this run, as typed; None in records of version 1."""
+    """The words on the command line that give this run alone; None in records of version 1."""
     config_dir: str | None = None
-    """The folder of the user's own configs, as typed behind `--config-dir`."""
+    """The folder of the user's own configs, as typed after `--config-dir`."""
     config: dict[str, Any]
-    """All keys, as `config.yaml` has them. It stays as it was: an older version's has fewer keys."""
+    """All keys, as in `config.yaml`. A record of an older version may have fewer of them."""
     choices: dict[str, str]
-    """Which option of each group was taken."""
+    """The option of each group."""
     protocol: Protocol
     data: Data
     parameters: int | None = None
-    """How many are trained."""
+    """Number of trained parameters."""
     search: Search | None = None
     history: list[Epoch] = field(default_factory=list)
     best: Best | None = None
@@ -205,12 +206,12 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, platform, device and git commit."""
     error: str | None = None
-    """Why it diverged or failed."""
+    """Why the run diverged or failed, with the traceback of a failure."""
     folder: Path | None = field(default=None, init=False, compare=False)
-    """Where it was read from; not in the file."""
+    """The folder that it was read from; not in the file."""
 
     def __post_init__(self) -> None:
-        """Checks what the types don't say.
+        """Checks what the types of the fields leave open.
 
         Raises:
             ValueError: the fields contradict each other, or the config lacks something.
@@ -218,7 +219,7 @@ class Record:
         _require(self.status in STATUSES, f"status: {self.status!r} must be one of {', '.join(STATUSES)}")
         _require("optimizer" in self.choices, "choices: without optimizer")
         try:
-            _ = self._told
+            _ = self._reported
             experiment(self.config, self.data.fingerprint)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"config: {type(error).__name__}: {error}") from None
@@ -232,32 +233,32 @@ class Record:
             _require(lengths == {len(self.data.classes)}, "test: its results are not those of the classes")
 
     @cached_property
-    def _told(self) -> _Told:
-        told: _Told = decode(_Told, self.config, "config")
-        return told
+    def _reported(self) -> _Reported:
+        values: _Reported = decode(_Reported, self.config, "config")
+        return values
 
     @property
     def seed(self) -> int:
         """The seed of the run."""
-        return self._told.seed
+        return self._reported.seed
 
     @property
     def claims(self) -> list[Claim]:
-        """What documents say of the experiment."""
-        return self._told.claims
+        """The accuracies that documents claim for the experiment."""
+        return self._reported.claims
 
     @property
     def reason(self) -> str:
-        """The last line of the error, which says what it was; nothing where there was none."""
+        """The last line of the error, which names the cause; empty without an error."""
         return (self.error or "").strip().rpartition("\n")[2]
 
     @property
     def seconds(self) -> float:
-        """Of training, all epochs together."""
+        """Seconds of training, all epochs together."""
         return sum(row.seconds for row in self.history)
 
     def as_json(self) -> str:
-        """The text of its file."""
+        """The text of the record's file."""
         values = asdict(self)
         del values["folder"]
         return json.dumps(values, indent=1, allow_nan=False)
@@ -269,7 +270,7 @@ def _require(fits: bool, problem: str) -> None:
 
 
 def best(history: list[Epoch]) -> Best | None:
-    """The selected epoch: the highest validation accuracy, the first of equals; None of no epochs."""
+    """The selected epoch: the first one with the highest validation accuracy; None without epochs."""
     if not history:
         return None
     row = max(history, key=lambda row: row.val_acc)  # max takes the first of equals
@@ -277,7 +278,11 @@ def best(history: list[Epoch]) -> Best | None:
 
 
 def write(path: Path, record: Record) -> None:
-    """Writes a record."""
+    """Writes a record, whole or not at all.
+
+    Raises:
+        OSError: it can't be written; the old file is untouched.
+    """
     files.write_whole(path, lambda file: file.write(record.as_json().encode()))
 
 
@@ -311,7 +316,7 @@ def of_run(folder: Path) -> Record:
 
 
 def find(folder: Path) -> list[Path]:
-    """The records of a run, of a folder of runs, or of a tree of them; what is kept aside (`.old`) is left out."""
+    """The records of a run, of a folder of runs, or of a tree of folders; earlier results in `.old/` are left out."""
     return sorted(
         path
         for path in folder.rglob("record.json")

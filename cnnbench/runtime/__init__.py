@@ -1,1 +1,1 @@
-"""Files, signals, facts of the machine, progress display and collectives. (imports torch only when it is used)"""
+"""Files, signals, facts of the machine, the progress display, and collectives of several processes."""

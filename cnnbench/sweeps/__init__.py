@@ -1,1 +1,1 @@
-"""What is due, and where it runs: one run, sweeps, tunings and ladders; workers, Slurm and Ray."""
+"""Runs and where they are computed: single runs, sweeps, tunings and ladders; workers, Slurm and Ray."""

@@ -1,4 +1,4 @@
-"""How is a ladder climbed? `sweep` runs each rung's seeds; the next rung is due when they have ended."""
+"""Ladders: the runs of each rung are due when all runs of the rung before have ended."""
 
 import itertools
 from collections import deque
@@ -19,16 +19,16 @@ from cnnbench.sweeps.workers import Task
 
 
 def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs the start and each rung of the config's `ladder`, and shows the comparison.
+    """Runs the start and each rung of the config's `ladder`, and prints the comparison.
 
     Args:
         jobs_of: makes the jobs of a rung.
-        rehearsed: the start's jobs, and those of each rung if all below it were kept.
-        images: those of each job of the start.
-        engine: what carries the runs to other machines, if anything does.
+        rehearsed: the jobs of the start, and of each rung as if all rungs before it were kept.
+        images: the images of each job of the start.
+        engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code, as `sweep.run_all`.
+        The exit code, as of `sweep.run_all`.
 
     Raises:
         ConfigError: a run can't be done; none was started.
@@ -48,7 +48,7 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
 
 
 class _Climber:
-    """What is due next, and what has been decided."""
+    """The state of a ladder: which rungs were decided, and which runs are due."""
 
     def __init__(self, jobs_of: JobsOf, start: list[Job], images: list[ImageSet]) -> None:
         self._jobs_of, self._start, self._images = jobs_of, start, images
@@ -59,11 +59,11 @@ class _Climber:
         self._ended: dict[str, Record] = {}
 
     def begin(self) -> list[Task]:
-        """The runs of the start."""
+        """Returns the runs of the start."""
         return self._put(START, [], self._start)
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
-        """What is due because a run has ended: the next rung, if it was the last run of its own."""
+        """Returns the runs of the next rung if `record` ended the current one, else nothing."""
         self._ended[record.run_id] = record
         number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
         if not all(run_id in self._ended for run_id in rung.runs):

@@ -1,6 +1,6 @@
-"""The engines that carry a sweep's runs to other machines: submitit (Slurm, or processes of this machine) and Ray.
+"""Engines that carry the runs of a sweep to other machines: submitit (Slurm, or processes of this machine) and Ray.
 
-The runs are composed and checked before they are launched. What a run leaves is read from its record, so all machines
+The runs are composed and checked before they are launched. Their results are read from their records, so all machines
 must see the working folder, the data and `runs_dir` under the same paths.
 """
 
@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from cnnbench.config.composition import Job
-from cnnbench.config.engines import Engine, Ray, SubmititLocal, SubmititSlurm
+from cnnbench.config.engines import Engine, Ray, RayArguments, SubmititLocal, SubmititSlurm
 from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep
@@ -29,24 +30,24 @@ from cnnbench.sweeps.run import finished, folder_of, run
 from cnnbench.sweeps.workers import Ended, Task
 
 Outcome = tuple[int, str, str]
-"""What `Ended` says besides the task: exit code, word, message."""
+"""The fields of `Ended` besides the task: exit code, reason, message."""
 
 _TIME_UP: Outcome = (1, "", "its time was up")
 
 _QUEUE_SECONDS = 15
-"""Seconds between two calls of squeue, which burdens the cluster's controller. Only a lost run is noticed by it."""
+"""Seconds between two calls of squeue, a burden to the cluster's controller. They only serve to notice lost runs."""
 
 
 def elsewhere(tasks: deque[Task], workers: int, engine: Engine, sweep: Sweep) -> Generator[Ended, None, None]:
-    """Runs `tasks` on an engine; what is appended meanwhile is run too. Finished runs are not launched again.
+    """Runs tasks on an engine. Finished runs are not launched again.
 
-    When the caller closes the iterator, or on Ctrl-C or SIGTERM, the runs under way are told to stop and waited for.
+    When the caller closes the generator, or on Ctrl-C or SIGTERM, the active runs are stopped and waited for.
 
     Args:
-        tasks: the runs.
-        workers: runs at a time with `submitit_local`; the other engines have a queue of their own.
-        engine: where they run.
-        sweep: the screen.
+        tasks: the runs; those that are appended meanwhile are run too.
+        workers: largest number of runs at a time with `submitit_local`; the other engines have queues of their own.
+        engine: the engine and its settings.
+        sweep: shows the progress.
 
     Yields:
         Each run as it ends.
@@ -70,8 +71,8 @@ def elsewhere(tasks: deque[Task], workers: int, engine: Engine, sweep: Sweep) ->
                     yield Ended(task, 0)
                 else:
                     batch.append(task)
-            # A signal amid a call of the engine's would lose jobs that were just submitted, and Ray answers with exit
-            # code 1: it waits until the call has returned.
+            # A signal during a call to the engine would lose jobs that were just submitted, and Ray would exit with
+            # code 1. So it is held back until the call has returned.
             with collected_signals() as received:
                 if batch:
                     try:
@@ -95,11 +96,13 @@ def elsewhere(tasks: deque[Task], workers: int, engine: Engine, sweep: Sweep) ->
 
 @dataclass
 class _Run:
-    """What an engine calls on the other machine, once for each run."""
+    """A run as the engine calls it on the other machine."""
 
     job: Job
     folder: Path
+    """The working folder."""
     threads: int | None = None
+    """CPU threads of torch; None leaves them to torch."""
 
     def __call__(self) -> Outcome:
         os.chdir(self.folder)
@@ -121,7 +124,7 @@ class _Run:
 
 
 class _Log:
-    """The `Screen` of a run on another machine: the engine's log."""
+    """The `Screen` of a run on another machine: prints lines to the engine's log."""
 
     visible = False
 
@@ -140,24 +143,34 @@ class _Log:
 
 
 class _Carrier(Protocol):
-    """One engine, as `elsewhere` uses it. A handle stands for one run."""
+    """The interface of an engine. A handle stands for one run."""
 
     def submit(self, jobs: list[Job]) -> list[Any]:
-        """Hands over runs, and returns their handles."""
+        """Submits runs, and returns their handles."""
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
-        """The runs that have ended; returns after about a second."""
+        """Waits for about a second, and returns the runs that have ended."""
 
     def close(self, handles: list[Any]) -> None:
-        """Stops these runs, waits for them, and leaves the engine."""
+        """Stops these runs, waits for them, and disconnects from the engine."""
 
 
 class _Submitit:
     """Runs as submitit's jobs.
 
-    A run has ended when its result is there, and is lost when its job is gone without one. submitit would ask `sacct`
-    for that, which needs an accounting that many clusters don't have.
+    A run has ended when its result file exists. It is lost when its job has left the queue without one. submitit would
+    ask `sacct` for that, which needs accounting, and many clusters don't have it.
     """
+
+    _settings: SubmititLocal
+    _slurm: bool
+    """Whether the jobs go to Slurm, not to processes of this machine."""
+    _threads: int | None
+    """CPU threads of a run."""
+    _next_look: float
+    """When the queue is looked at next, on the clock of `time.monotonic`."""
+    _gone: set[str]
+    """Jobs that were not in the queue at the last look."""
 
     def __init__(self, settings: SubmititLocal, workers: int) -> None:
         self._settings = settings
@@ -166,7 +179,7 @@ class _Submitit:
         if self._threads is None and not self._slurm:
             self._threads = max((os.cpu_count() or 1) // workers, 1)
         self._next_look = 0.0
-        self._gone: set[str] = set()
+        self._gone = set()
 
     def submit(self, jobs: list[Job]) -> list[Any]:
         import submitit
@@ -174,24 +187,24 @@ class _Submitit:
         general = {field.name for field in fields(SubmititLocal)}
         given = asdict(self._settings)
         folder = given.pop("submitit_folder")
-        del given["max_num_timeout"]  # submitit's own way would lose what was computed since the last checkpoint
+        del given["max_num_timeout"]  # submitit would resubmit without saving the state
         executor = submitit.AutoExecutor(folder, cluster="slurm" if self._slurm else "local")
         executor.update_parameters(**{key if key in general else f"slurm_{key}": given[key] for key in given})
-        # Ctrl-C on a terminal reaches all processes started from it. `close` tells them: once is enough.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C on a terminal reaches all processes started from it. The jobs get their signal from `close` alone.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's complaint, which is in the error too
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's message, which the error repeats
                 runs = [partial(_as_job, _Run(job, Path.cwd(), self._threads)) for job in jobs]
                 return list(executor.submit_array(runs))
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, handler)
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         time.sleep(1)
         lost: set[str] = set()
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + (_QUEUE_SECONDS if self._slurm else 0)
-            # Gone twice: on a network file system a result may appear later than its job is gone.
+            # Missing twice: on a network file system a result may appear after its job has left the queue.
             gone = {job.job_id for job in handles} - self._alive(handles)
             lost, self._gone = gone & self._gone, gone
         return [(job, self._outcome(job)) for job in handles if _has_result(job) or job.job_id in lost]
@@ -202,13 +215,13 @@ class _Submitit:
         if self._slurm:
             subprocess.run(["scancel", "--quiet", *(job.job_id for job in handles)], check=False)
         else:
-            for number in self._alive(handles):  # submitit's own way leaves a second to save a checkpoint
+            for number in self._alive(handles):  # submitit would leave one second to save a checkpoint
                 os.kill(int(number), signal.SIGTERM)
         while self._alive(handles):
             time.sleep(1)
 
     def _alive(self, handles: list[Any]) -> set[str]:
-        """The numbers of those jobs that wait or run."""
+        """The numbers of the jobs that are waiting or running."""
         if not self._slurm:
             return {job.job_id for job in handles if not job.done()}
         numbers = {job.job_id for job in handles}
@@ -229,7 +242,7 @@ def _has_result(job: Any) -> bool:
 
 
 def _as_job(run: _Run) -> Outcome:
-    """A run inside submitit's job, whose handlers of signals would break it off without a checkpoint."""
+    """Carries out a run inside a job of submitit's, whose signal handlers would end it without a checkpoint."""
     times_up: list[int] = []
 
     def stop(signum: int, _: object) -> None:
@@ -244,6 +257,9 @@ def _as_job(run: _Run) -> Outcome:
 
 class _Ray:
     """Runs as Ray's tasks."""
+
+    _settings: RayArguments
+    _ray: ModuleType
 
     def __init__(self, settings: Ray) -> None:
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment per worker
@@ -260,13 +276,13 @@ class _Ray:
     def submit(self, jobs: list[Job]) -> list[Any]:
         task = self._ray.remote(**self._settings.remote)(_Run.__call__)
         if not self._ray.is_initialized():
-            before = signal.getsignal(signal.SIGTERM)
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 self._ray.init(**self._settings.init)
-            except SystemExit:  # the handler that Ray puts in place of ours
+            except SystemExit:  # raised by the handler that Ray puts in place of ours
                 raise SystemExit(143) from None
             finally:
-                signal.signal(signal.SIGTERM, before)
+                signal.signal(signal.SIGTERM, handler)
         return [task.remote(_Run(job, Path.cwd())) for job in jobs]
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:

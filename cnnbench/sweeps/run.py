@@ -1,4 +1,4 @@
-"""One run: from a config to its record. Searched, trained, selected, tested once, and resumed where it was stopped."""
+"""One run: from a config to its record, through search, training, selection and test, and resumed after a stop."""
 
 import contextlib
 import logging
@@ -39,23 +39,23 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(_name + _suffix).setLevel(logging.WARNING)
 disable_possible_user_warnings()  # Lightning's advice to its developers, not to our users
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged has been added up
+warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is a sum over all processes
 
 
 def run(job: Job, images: ImageSet, screen: Screen) -> Record:
-    """Trains, selects, tests once, and writes the record; goes on where an earlier run of the same experiment stopped.
+    """Trains, selects, tests once, and writes the record. Resumes an earlier run of the same experiment.
 
     A run that fails or diverges is a result too: its record says so, and nothing is raised.
 
     Raises:
-        Busy: another process is at it.
-        Interrupted: by Ctrl-C or SIGTERM; its record says so.
-        OSError: the disk is full or can't be written; what was there before is whole.
+        Busy: another process is running it.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved and the record says so.
+        OSError: the disk is full or can't be written; earlier files are intact.
     """
     config = job.config
     folder = folder_of(job, images)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)  # the system takes it back from a process that is gone
+    lock = FileLock(folder / ".lock", blocking=False)  # the system releases it when the process ends
     try:
         holding = lock.acquire()
     except Timeout:
@@ -63,13 +63,13 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     with holding:
         screen.start(folder.name, config.search_epochs + config.epochs)
         try:
-            before = finished(folder, config)
-            collectives.broadcast(before is None)
-            if before is not None:
-                screen.say(f"{folder.name}: already {before.status} (force=true runs it again)")
-                return before
-            for torn in folder.glob(".*.*"):  # what a killed process was writing
-                torn.unlink()
+            record = finished(folder, config)
+            collectives.broadcast(record is None)
+            if record is not None:
+                screen.say(f"{folder.name}: already {record.status} (force=true runs it again)")
+                return record
+            for temporary in folder.glob(".*.*"):  # a killed process was writing it
+                temporary.unlink()
             _set_aside(folder, config)
             return _Run(job, images, screen, folder).carry_out()
         finally:
@@ -77,10 +77,11 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
 
 
 def follow(job: Job, images: ImageSet) -> int:
-    """The part of `run` in a process that is not the run's first: trains on its share, and neither writes nor speaks.
+    """Carries out a run in each process but its first: trains on a share of each batch, writes and shows nothing.
 
     Returns:
-        The exit code: 0, or 1 if it failed. Then the others can't go on; why is printed, since no record says it.
+        The exit code: 0, or 1 if this process failed. Then the others can't continue; the reason is printed, since no
+        record holds it.
     """
     job.config.logger.clear()
     with contextlib.suppress(Interrupted, ProcessLost):
@@ -95,13 +96,13 @@ def follow(job: Job, images: ImageSet) -> int:
 
 
 def folder_of(job: Job, images: ImageSet) -> Path:
-    """Where the run is written: `runs_dir/name/run id`."""
+    """The folder of the run: `runs_dir/name/run id`."""
     name = identity.run_id(job.config, job.choices["optimizer"], images.fingerprint)
     return Path(job.config.runs_dir).expanduser() / job.config.name / name
 
 
 def finished(folder: Path, config: Config) -> Record | None:
-    """The record of an experiment that came to its end before and is not asked for anew."""
+    """The record of a run that has ended and is not to be run again; None for any other."""
     path = folder / "record.json"
     if config.force or not path.exists():
         return None
@@ -114,7 +115,7 @@ def finished(folder: Path, config: Config) -> Record | None:
 
 
 def _set_aside(folder: Path, config: Config) -> None:
-    """Keeps an earlier result under `.old/` where a new one was asked for; what was interrupted stays."""
+    """Moves an earlier result to `.old/` if a new one was asked for. An interrupted run stays, to be resumed."""
     path = folder / "record.json"
     if not path.exists():
         return
@@ -124,7 +125,7 @@ def _set_aside(folder: Path, config: Config) -> None:
     old = folder / ".old"
     aside = old / str(1 + len(list(old.iterdir())) if old.exists() else 1)
     aside.mkdir(parents=True)
-    # What could be gone on with goes first, the record last: a kill in between leaves an old result, not a mixture.
+    # Checkpoints to resume from go first, the record last: a kill in between leaves an old result, not a mixture.
     items = [item for item in folder.iterdir() if item.name not in (".lock", ".old")]
     for item in sorted(items, key=lambda item: (item.name == "record.json", "last" not in item.name)):
         item.rename(aside / item.name)
@@ -135,12 +136,12 @@ class _Run:
 
     job: Job
     config: Config
-    """The job's; after a search with the model that was found."""
+    """The config of the job; after a search, with the model that was found."""
     images: ImageSet
     data: ImageData
     surroundings: Surroundings
     writes: bool
-    """Whether this is the process that writes files: the first of those that train the run together."""
+    """Whether this process writes files: the first of those that train the run together does."""
     result: Record
     epoch: Epoch
     module: Classifier
@@ -158,11 +159,19 @@ class _Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run is written."""
+        """The folder of the run."""
         return self.surroundings.folder
 
     def carry_out(self) -> Record:
-        """Searches, trains and tests, and saves the record on the way. Returns it."""
+        """Searches, trains and tests, and saves the record on the way.
+
+        Returns:
+            The record.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            OSError: the disk is full or can't be written.
+        """
         text = as_yaml(self.config)
         if self.writes:
             files.write_whole(self.folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -177,7 +186,7 @@ class _Run:
             except Diverged as error:
                 self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
-                if isinstance(error, ProcessLost) and not self.writes:  # the first one's record says why
+                if isinstance(error, ProcessLost) and not self.writes:  # the record of the first process says why
                     raise
                 if files.is_disk_failure(error) or not (received or isinstance(error, Exception)):
                     raise
@@ -211,7 +220,7 @@ class _Run:
         )
 
     def _explain(self, error: BaseException) -> str:
-        """The traceback, and below it a line for the person, which `list` and the report show."""
+        """The traceback, and after it one line for the user, which `list` and the report show."""
         text = traceback.format_exc()
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             text += f"Out of memory with batches of {parts.batch_size(self.config)} images. Try a smaller batch_size.\n"
@@ -223,13 +232,13 @@ class _Run:
         return text
 
     def _prepare(self) -> None:
-        """Builds all parts; of a search, finds the model first."""
+        """Builds all parts, after the search if there is one."""
         data = self.data
         if self.config.hardware.threads is not None:
             torch.set_num_threads(self.config.hardware.threads)
         keep_freed_memory()
         hide_missing_gpus()
-        torch.backends.cudnn.allow_tf32 = False  # 32 bits mean 32 bits in convolutions on a GPU too
+        torch.backends.cudnn.allow_tf32 = False  # 32-bit convolutions are 32-bit on a GPU too
         if self.config.search.method != "none":
             self._search()
         config = self.config
@@ -238,18 +247,18 @@ class _Run:
         transfer.initialise(config, network)
         if config.hardware.compile:
             network.compile()
-        mean, deviation = statistics(self.images.train, data.split.train, config.data.normalize)
-        self.result.data.mean, self.result.data.deviation = mean, deviation
+        mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
+        self.result.data.mean, self.result.data.deviation = mean, std
         self.result.protocol.regularized = regularizers.describe(config.regularizer, network)
         self.result.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
-        model, recipe = parts.with_pixels(config, network, mean, deviation), parts.make_recipe(config, self.epoch)
+        model, recipe = parts.with_pixels(config, network, mean, std), parts.make_recipe(config, self.epoch)
         self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
         self.callbacks = parts.make_callbacks(config)
 
     def _search(self) -> None:
-        """Puts the model that the search has found, now or before, into the config."""
+        """Searches, or resumes or reads a search, and puts the model that it found into the config."""
         config, screen, name = self.config, self.surroundings.screen, self.folder.name
         screen.start(f"{name} search", config.search_epochs)
 
@@ -295,7 +304,7 @@ class _Run:
             (folder / "previous.ckpt").unlink(missing_ok=True)
 
     def _test(self, training: Training) -> records.Test:
-        """Opens the test set."""
+        """Tests with the weights of the best epoch."""
         module = self.module
         best = collectives.broadcast(checkpoints.read(self.folder / "best.ckpt") if self.writes else {})
         training.test(best["model"])
@@ -308,7 +317,7 @@ class _Run:
         return result
 
     def _accuracy(self, network: nn.Module) -> float:
-        """Test accuracy of a part of the model."""
+        """The test accuracy of one network of an ensemble."""
         normalize, device = self.module.model.get_submodule("normalize"), next(network.parameters()).device
         hits = torch.zeros((), dtype=torch.int64, device=device)
         with torch.inference_mode():
@@ -318,7 +327,7 @@ class _Run:
             return int(collectives.all_reduce_sum(hits)) / self.data.sizes["test"]
 
     def _saved_state(self) -> State | None:
-        """That of the newest undamaged checkpoint, provided that the best epoch's weights are undamaged too."""
+        """The state in the newest undamaged checkpoint; None without one, or if the best weights are damaged."""
         for name in ("last.ckpt", "previous.ckpt"):
             if not (self.folder / name).exists():
                 continue
@@ -327,13 +336,13 @@ class _Run:
                 if state.module["history"]:
                     checkpoints.read(self.folder / "best.ckpt")
             except CheckpointError as error:
-                self.surroundings.screen.say(f"warning: {error}; going back to what was saved before it")
+                self.surroundings.screen.say(f"warning: {error}; resuming from the checkpoint before it")
             else:
                 return state
         return None
 
     def save(self) -> None:
-        """Writes the record as it stands."""
+        """Writes the record as it is now."""
         if self.writes:
             records.write(self.folder / "record.json", self.result)
 
@@ -346,7 +355,7 @@ class _Run:
             checkpoints.write(self.folder / "last.ckpt", vars(state), keep=self.folder / "previous.ckpt")
 
     def _epoch_ended(self, state: State) -> None:
-        """Writes the checkpoints first, then the record that speaks of them."""
+        """Writes the checkpoints of an epoch, then the record, which refers to them."""
         self._take_history()
         row = self.module.history[-1]
         if self.writes and self.result.best and self.result.best.epoch == row["epoch"]:

@@ -52,7 +52,10 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         code = code or 1
     if len(jobs) > 1:
         if results:
-            show(compare(results, apart=True), Path(config.runs_dir).expanduser() / config.name)
+            show(
+                compare(results, apart=True, margin=config.accuracy_margin),
+                Path(config.runs_dir).expanduser() / config.name,
+            )
     elif results:
         _summary(results[0], folder_of(jobs[0], images[0]))
     return code
@@ -96,6 +99,7 @@ def carry_out(
     epochs: int,
     engine: Engine | None,
     after: Callable[[Record, Callable[[str], None]], list[Task]] = lambda record, say: [],
+    at_most: bool = False,
 ) -> tuple[list[Record], int]:
     """Carries out runs, and those that become due when others have ended.
 
@@ -106,13 +110,15 @@ def carry_out(
         epochs: number of epochs of all runs together.
         engine: carries the runs to other machines; None runs them here.
         after: takes a record and a function that prints a line, and returns the runs that are due now.
+        at_most: whether there may be fewer runs than `total`.
 
     Returns:
         The records in the order in which the runs ended, and an exit code: 0; 1 if a process was killed or the disk
         failed; 130 or 143 if interrupted.
     """
+    runs = f"at most {total} runs" if at_most else f"{total} runs"
     if total > 1:
-        print(f"{total} runs", file=sys.stderr)
+        print(runs, file=sys.stderr)
     workers = min(workers, total)
     results: list[Record] = []
     code = 0
@@ -136,7 +142,7 @@ def carry_out(
                 if ended.exit_code > 128 or ended.reason == "disk":
                     code = max(ended.exit_code, 1)
                     why = f"Stopped ({ended.message})" if ended.reason else "Interrupted"
-                    screen.say(f"{why} after {len(results)} of {total} runs. Run the same command again to resume.")
+                    screen.say(f"{why} after {len(results)} of {runs}. Run the same command again to resume.")
                     break
                 waiting.discard(str(folder))
                 if ended.exit_code != 0:

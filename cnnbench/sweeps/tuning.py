@@ -1,7 +1,7 @@
-"""How is each contestant's best setting found, at the same cost for all? Optuna proposes, `sweep` runs.
+"""Tunings: the best setting of each contestant, found at the same cost for all. Optuna proposes, `sweep` runs.
 
-What was proposed is written to `tuning.json` before it runs, and what came out is in the runs' records; so the same
-command, here or on another machine with the same folder, goes on where it stood.
+Each setting is written to `tuning.json` before it runs, and its result is in the run's record. So the same command
+resumes a tuning, here or on another machine with the same folder.
 """
 
 import itertools
@@ -31,24 +31,24 @@ from cnnbench.sweeps.workers import Task
 
 
 def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs all trials, then each winner with fresh seeds, and shows the comparison.
+    """Runs all trials, then each winner with fresh seeds, and prints the comparison.
 
     Args:
-        composer: makes a job of a setting.
-        plan: what `contestants` made.
-        jobs: a job of each contestant.
-        images: each contestant's.
-        engine: what carries the runs to other machines, if anything does.
+        composer: makes the job of a setting.
+        plan: the plan that `contestants` made.
+        jobs: one job of each contestant.
+        images: the images of each contestant.
+        engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code, as `sweep.run_all`; a diverged trial is a result like any other.
+        The exit code, as of `sweep.run_all`; a diverged trial is a result like any other.
 
     Raises:
         ConfigError: a contestant can't be run, or the folder holds another tuning.
     """
     config = jobs[0].config
     if config.force:
-        raise ConfigError("force=true: a tuning goes on with what it has. Take another name= for a new one.")
+        raise ConfigError("force=true: a tuning keeps the trials that it has. Take another name= for a new one.")
     check_all(zip(jobs, images, strict=True))
     folder = Path(config.runs_dir).expanduser() / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +71,10 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
-    """The plan with the trials that its folder holds already.
+    """The plan with the trials that its folder already holds.
 
     Raises:
-        ConfigError: these were made for another plan; one with more trials, seeds or tunings is not another one.
+        ConfigError: they belong to another plan. More trials, seeds or tunings do not make another one.
     """
     before = tuning.read(folder)
     if before is None:
@@ -94,7 +94,7 @@ def _continued(plan: Plan, folder: Path) -> Plan:
 
 
 class _Study:
-    """What is due next in each tuning of each contestant."""
+    """The state of all tunings: which trials of each contestant have ended, and which runs are due."""
 
     def __init__(
         self, composer: Composer, folder: Path, plan: Plan, images: list[ImageSet], workers: int, retry: bool
@@ -102,8 +102,8 @@ class _Study:
         self._composer, self._folder, self.plan, self._images = composer, folder, plan, images
         self._lock = FileLock(folder / f".{tuning.FILE}.lock")
         self._contestant: dict[str, int] = {}
-        """By run id: what was handed out, and for which of the plan's contestants."""
-        # TPE learns from what has ended; it is asked for more at once only if workers would be idle otherwise.
+        """The plan's contestant of each run that was handed out, by run id."""
+        # TPE learns from trials that have ended. It proposes several at once only if workers would be idle otherwise.
         self._ahead = -(-workers // len(plan.contestants)) if plan.sampler == "tpe" else plan.trials
 
         self._retry = retry
@@ -112,7 +112,7 @@ class _Study:
                 raise ConfigError(f"{folder}: {tuned.label} was tuned with another config. Take another name=.")
 
     def due(self, i: int) -> list[Task]:
-        """The trials of the plan's contestant `i` that can be run now; when all have ended, its winner's runs."""
+        """The trials of the plan's contestant `i` that can be run now; when all have ended, the runs of its winner."""
         plan, tuned = self.plan, self.plan.contestants[i]
         with self._lock:  # another process may have asked meanwhile
             before = tuning.read(self._folder)
@@ -141,11 +141,11 @@ class _Study:
         return new
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
-        """What is due because a run has ended."""
+        """Returns the runs that are due because `record` has ended."""
         return self.due(self._contestant[record.run_id])
 
     def _job(self, i: int, params: Params, fresh: int = 0) -> Job:
-        """A trial; or a winner's run with its first, second, ... fresh seed."""
+        """The job of a trial; or of a winner's run with its first, second, ... fresh seed."""
         plan, tuned = self.plan, self.plan.contestants[i]
         words = words_of(plan, tuned, params, plan.first_seed(tuned.tuning) + fresh)
         (job,) = self._composer.jobs(words, multirun=False)
@@ -200,5 +200,5 @@ def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
 
 
 def _short(value: Any) -> Any:
-    """Four digits of a number are enough, and fit on a screen."""
+    """A number to four digits, which are enough and fit on a screen."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

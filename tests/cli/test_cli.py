@@ -250,7 +250,7 @@ def test_lr_is_the_same_in_both_places(command) -> None:
 
 
 def configs(command, words: str) -> dict[str, dict]:
-    """What `--cfg job` prints: each config by the comment in front of it."""
+    """What `--cfg job` prints: each config by the comment before it."""
     result = command(f"{words} --cfg job")
     assert (result.code, result.err) == (0, "")
     documents = result.out.split("---\n")
@@ -276,7 +276,9 @@ def test_cfg_prints_the_config_that_a_run_keeps(command, here: Path) -> None:
 def test_cfg_of_a_command_prints_its_settings(command) -> None:
     assert configs(command, "list some") == {"folder: some": {"folder": "some"}}
     (settings,) = configs(command, "compare a b by=optimizer target=0.5").values()
-    assert settings == {"folders": ["a", "b"], "by": "optimizer", "baseline": None, "target": 0.5, "apart": False}
+    assert settings == {
+        "folders": ["a", "b"], "by": "optimizer", "baseline": None, "target": 0.5, "margin": None, "apart": False,
+    }  # fmt: skip
 
 
 def test_cfg_of_a_sweep_and_of_a_tuning(command) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from cnnbench.config.composition import config_source
 from conftest import record
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.schema import Config
 from cnnbench.training import checkpoints
 

@@ -113,10 +113,10 @@ def test_batches_from_disk_are_those_from_memory() -> None:
 def test_statistics_are_those_of_the_training_split() -> None:
     source = images([1500, 1000], [5, 5])
     positions = split(source, Data(), seed=0).train
-    mean, deviation = statistics(source.train, positions, "standard")
+    mean, std = statistics(source.train, positions, "standard")
     pixels = source.train[positions].reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(deviation, pixels.std(0), rtol=1e-10)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-10)
     assert statistics(source.train, positions, "unit") == ([0, 0, 0], [255, 255, 255])
     assert statistics(source.train, positions, "none") == ([0, 0, 0], [1, 1, 1])
     assert statistics(np.full((2, 4, 4, 1), 9, np.uint8), np.arange(2), "standard") == ([9], [1])

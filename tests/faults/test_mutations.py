@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cnnbench.config.composition import config_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_records import made, write
 
 from cnnbench.cli import main
+from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF, GROUPS
 from cnnbench.config.schema import Data
 from cnnbench.data.images import digits

@@ -37,7 +37,7 @@ def test_document_cnn_as_printed() -> None:
     ]
     assert sum(p.numel() for p in network.parameters()) == 545_098
     kinds = [type(layer).__name__ for layer in network]
-    # The document rectifies first; test_relu_behind_its_pooling_changes_no_bit.
+    # The document rectifies first; test_relu_after_its_pooling_changes_no_bit.
     assert kinds == ["Conv2d", "MaxPool2d", "ReLU"] * 2 + ["Flatten", "Linear", "ReLU", "Linear"]
 
 
@@ -94,7 +94,7 @@ def test_sizes_by_hand(conv: dict[str, object], size: int) -> None:
 
 
 def test_same_padding_with_a_stride_is_kerass() -> None:
-    # 4 pixels, kernel 3, stride 2: one pixel is missing, and Keras adds it behind. Windows: 1 2 3, then 3 4 0.
+    # 4 pixels, kernel 3, stride 2: one pixel is missing, and Keras adds it at the end. Windows: 1 2 3, then 3 4 0.
     network = PlainCNN((1, 4, 4), 1, [{"filters": 1, "kernel_size": 3, "stride": 2}], [])
     torch.nn.init.constant_(network.conv1.weight, 1)
     torch.nn.init.zeros_(network.conv1.bias)
@@ -102,7 +102,7 @@ def test_same_padding_with_a_stride_is_kerass() -> None:
     assert network.conv1(network.pad1(row))[0, 0].tolist() == [[18, 21], [12, 14]]
 
 
-def test_relu_behind_its_pooling_changes_no_bit() -> None:
+def test_relu_after_its_pooling_changes_no_bit() -> None:
     torch.manual_seed(0)
     network = document_cnn((3, 32, 32), 10, "")
     assert layers_of(network)[:6] == ["Conv2d", "MaxPool2d", "ReLU"] * 2

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torchvision
-from cnnbench.config.composition import Composer, config_source
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbench.config.composition import Composer, config_source
 from cnnbench.config.keys import CONF
 from cnnbench.errors import ConfigError
 from cnnbench.models import VGG16BN, AllCNNC, DeepOBS3c3d, GoogLeNet, ResNet18, ResNet20, torchvision_model
@@ -17,7 +17,7 @@ from cnnbench.training.parts import make_model
 
 # On 3x32x32 images of ten classes. A convolution has (window * inputs + 1) * filters parameters where it has a bias.
 PARAMETERS = {
-    # Published by torchvision: 11,689,512. 7x7 to 3x3 in front: -40 * 3 * 64. 10 outputs, not 1,000: -990 * 513.
+    # Published by torchvision: 11,689,512. First layer 7x7 to 3x3: -40 * 3 * 64. 10 outputs, not 1,000: -990 * 513.
     "resnet18": 11_689_512 - 7_680 - 507_870,
     # Convolutions without bias 9 * (3 * 16 + 6 * 16² + 16 * 32 + 5 * 32² + 32 * 64 + 5 * 64²); normalization 2 * 16
     # seven times, 2 * 32 and 2 * 64 six times; dense 65 * 10.
@@ -28,7 +28,7 @@ PARAMETERS = {
     "all_cnn_c": 168_768 + 1_161_984 + 37_056 + 1_930,
     # 76 * 64; 577 * 96; 865 * 128; 1,153 * 512; 513 * 256; 257 * 10
     "deepobs_3c3d": 4_864 + 55_392 + 110_720 + 590_336 + 131_328 + 2_570,
-    # Published by torchvision: 6,624,904. 7x7 to 3x3 in front: -40 * 3 * 64. 10 outputs, not 1,000: -990 * 1,025.
+    # Published by torchvision: 6,624,904. First layer 7x7 to 3x3: -40 * 3 * 64. 10 outputs, not 1,000: -990 * 1,025.
     "googlenet": 6_624_904 - 7_680 - 1_014_750,
     # Published by torchvision: 2,542,856. 10 outputs, not 1,000: -990 * 1,025.
     "torchvision": 2_542_856 - 1_014_750,
@@ -95,7 +95,7 @@ def test_every_parameter_gets_a_gradient(composer: Composer, name: str) -> None:
 
 
 def sizes(model: nn.Module, shape: tuple[int, int, int], names: list[str]) -> list[tuple[int, ...]]:
-    """Channels, height and width behind the layers of these names."""
+    """Channels, height and width of the outputs of these layers."""
     seen: list[tuple[int, ...]] = []
 
     def note(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -123,7 +123,7 @@ def test_sizes_between_the_layers(model: type[nn.Module], layers: dict[str, tupl
         assert sizes(model((3, 32, 32), 10), (3, 32, 32), list(layers)) == list(layers.values())
 
 
-def test_resnet18_is_torchvisions_behind_the_first_layers() -> None:
+def test_resnet18_is_torchvisions_after_the_first_layers() -> None:
     with torch.device("meta"):
         ours, theirs = ResNet18((3, 32, 32), 10), torchvision.models.resnet18(num_classes=10)
         different = [k for k, w in theirs.state_dict().items() if ours.state_dict()[k].shape != w.shape]
@@ -169,7 +169,7 @@ def test_all_cnn_c_drops_what_the_paper_drops_and_can_say_no() -> None:
     ]
     assert kinds == [("dropout0", 0.2), ("dropout3", 0.5), ("dropout6", 0.5)]
     torch.manual_seed(0)
-    assert (AllCNNC((3, 32, 32), 10).eval()(torch.randn(8, 3, 32, 32)) < 0).any()  # no ReLU behind the output
+    assert (AllCNNC((3, 32, 32), 10).eval()(torch.randn(8, 3, 32, 32)) < 0).any()  # no ReLU after the output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One run by two processes on the processor: the same steps as by one."""
+"""One run trained by two processes on the CPU takes the same steps as by one."""
 
 import os
 import signal
@@ -90,7 +90,7 @@ def test_what_looks_at_the_model_by_itself(command, here: Path) -> None:
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on(command, here: Path) -> None:
     words = f"{RUN} lr=0.01 epochs=20 stop=early stop.patience=19"
-    result = killed_after(2, signal.SIGINT, here, f"{words} {TWO}")  # the first process alone is told
+    result = killed_after(2, signal.SIGINT, here, f"{words} {TWO}")  # only the first process gets the signal
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
     stopped = record(here)

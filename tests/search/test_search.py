@@ -1,4 +1,4 @@
-"""A search in front of a run, from the command line to the record: what it leaves, going on, baselines, bad input."""
+"""Searches before a run, from the command line to the record: results, resuming, baselines, bad input."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def test_resumes_where_it_was_stopped(command, here: Path, monkeypatch, method: 
     passes = [record(here / "runs" / name)["search"]["image_passes"] for name in ("whole", "stopped")]
     assert passes[0] == passes[1]
     trained = 3 if "joint" in method else 2 * len(record(here / "runs" / "whole")["search"]["history"])
-    assert len(steps) == 4 * (trained + 3)  # of the search, and of the run behind it
+    assert len(steps) == 4 * (trained + 3)  # of the search, and of the run after it
     first, second = (record(here / "runs" / name) for name in ("whole", "stopped"))
     assert timeless(first["search"]) == timeless(second["search"])
     assert without_times(first)["history"] == without_times(second)["history"]
@@ -307,7 +307,7 @@ def test_records_of_before_there_were_searches_are_read(command, here: Path) -> 
 
 def test_what_only_a_larger_kernel_can_see_is_found(here: Path, monkeypatch) -> None:
     # Two dots side by side with four pixels from one to the other; the class is whether they have the same colour. A
-    # 3x3 filter sees one of them at a time, and what comes behind the pooling is a sum over single sights: chance. A 5x5
+    # 3x3 filter sees one of them at a time, and what comes after the pooling is a sum over single sights: chance. A 5x5
     # filter sees both. The search starts at 3x3; it has 12 epochs of 8 batches, Adam 0.02 for weights and 0.05 for H.
     rng = np.random.default_rng(0)
     n = 560

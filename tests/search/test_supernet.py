@@ -186,6 +186,6 @@ def test_costs_are_those_of_the_networks() -> None:
         mean = {key: mean[key] + share * found[key] for key in mean}
     expected = cost([{key: torch.tensor(values) for key, values in chances.items()}])
     assert {key: float(value) for key, value in expected.items()} == pytest.approx(mean, rel=1e-5)
-    # 8x7 pixels: 56 places with 2x9 products for each of 4 filters; 4x3 behind the pooling with 4x9 for each of 3; dense
+    # 8x7 pixels: 56 places with 2x9 products for each of 4 filters; 4x3 after the pooling with 4x9 for each of 3; dense
     # 36 to 5 and 5 to 3. Two for each product.
     assert cost.of([layers[0].start])["flops"] == 2 * (56 * 18 * 4 + 12 * 36 * 3 + 36 * 5 + 15)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import slurm as slurms
-from cnnbench.config.composition import config_source
 from conftest import all_records, without_times
 
+from cnnbench.config.composition import config_source
 from cnnbench.config.engines import Engine, SubmititLocal
 from cnnbench.config.keys import CONF
 from cnnbench.data.images import load
@@ -84,7 +84,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_for_epochs(here: Path, process: subprocess.Popen[str], runs: int) -> None:
-    """Until so many runs have an epoch behind them."""
+    """Waits until so many runs have finished an epoch."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (here / "runs").exists() and sum(bool(r["history"]) for r in found(here, "default")) == runs:

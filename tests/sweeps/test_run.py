@@ -428,7 +428,7 @@ def test_interrupted_workers_keep_what_they_have(command, here: Path, signum: in
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_processor_without_bfloat16_is_warned_of(command, monkeypatch, native: bool) -> None:
+def test_a_cpu_without_bfloat16_is_warned_of(command, monkeypatch, native: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native})
     result = command(f"{DIGITS} hardware=cpu_bf16 epochs=1")
     assert result.code == 0

@@ -153,7 +153,7 @@ def test_a_logger_that_fails_costs_no_run(command, here: Path, mine: Path) -> No
     assert_same(written(folder), found)
 
 
-def test_a_full_disk_behind_tensorboards_own_error_is_seen(command, here: Path, monkeypatch) -> None:
+def test_a_full_disk_within_tensorboards_own_error_is_seen(command, here: Path, monkeypatch) -> None:
     def wrapped(*_: object) -> None:
         raise ValueError("you tried to log 0.5") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

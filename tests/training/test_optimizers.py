@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cnnbench.config.composition import config_source
 from torch import nn
 
+from cnnbench.config.composition import config_source
 from cnnbench.training.optimizers import make_optimizer
 
 Steps = list[np.ndarray]

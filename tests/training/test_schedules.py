@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cnnbench.config.composition import config_source
 
+from cnnbench.config.composition import config_source
 from cnnbench.training.module import Epoch
 from cnnbench.training.parts import make_schedule
 from cnnbench.training.schedules import Schedule
