@@ -1,1 +1,1 @@
-"""Statistics, contestants and verdicts, and the ledgers of tunings and ladders. (imports no torch)"""
+"""Statistics, contestants and verdicts, and the ledgers of tunings and ladders."""

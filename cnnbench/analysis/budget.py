@@ -1,7 +1,4 @@
-"""Budget curves: the best result to expect of a number of random trials, and who leads at which number.
-
-(imports no torch)
-"""
+"""Budget curves: the best result to expect of a number of random trials, and who leads at which number."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Contestants, what is measured of them, and the verdicts on their differences. (imports no torch)
+"""Contestants, what is measured of them, and the verdicts on their differences.
 
 Runs that differ only in their seed are one contestant. Contestants are put side by side only where data, split and
 validation source are the same.

@@ -1,4 +1,4 @@
-"""Corrections of p values for the number of comparisons: Bergmann and Hommel, Shaffer, Holm. (imports no torch)
+"""Corrections of p values for the number of comparisons: Bergmann and Hommel, Shaffer, Holm.
 
 A table of ten comparisons has ten chances to be wrong. Each correction here keeps the chance that a table contains any
 false rejection below a level, however the p values depend on each other. A corrected p value is compared with the level

@@ -1,4 +1,4 @@
-"""Exact comparisons of how many runs failed, and of costs to a target that some runs never reach. (imports no torch)
+"""Exact comparisons of how many runs failed, and of costs to a target that some runs never reach.
 
 "Exact" means that the p values are counted, not approximated: if both contestants were the same, each way to hand their
 runs out to the two names would be equally likely. p is the share of ways that look at least as different as what was

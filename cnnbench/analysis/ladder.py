@@ -1,4 +1,4 @@
-"""Which additions to a recipe pay? The plan of a ladder, and how a rung is judged. (imports no torch)
+"""The plan of a ladder, which asks what additions to a recipe pay, and the judgement of a rung.
 
 Each rung adds something to what the rungs below it have left, and stays if that pays. It is a greedy search: what was
 left out is not tried again, unless a later rung names it.

@@ -1,4 +1,4 @@
-"""Comparisons that are repeated while seeds are added, until every verdict is settled. (imports no torch)
+"""Comparisons that are repeated while seeds are added, until every verdict is settled.
 
 Who looks after every seed and stops at the first significant difference finds one sooner or later, also where there is
 none. So the looks are planned, and each may use a share of the 5 % only.

@@ -1,7 +1,4 @@
-"""Verdicts on pairs of contestants, intervals of a mean, and the difference that a number of seeds can find.
-
-(imports no torch)
-"""
+"""Verdicts on pairs of contestants, intervals of a mean, and the difference that a number of seeds can find."""
 
 import itertools
 import math

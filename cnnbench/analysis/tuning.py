@@ -1,4 +1,4 @@
-"""The plan and ledger of `cnnbench tune`: which settings were tried for each contestant, and which won. (no torch)"""
+"""The plan and ledger of `cnnbench tune`: the settings that were tried for each contestant, and the winners."""
 
 import contextlib
 import json

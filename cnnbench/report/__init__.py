@@ -1,1 +1,1 @@
-"""Tables, figures, the HTML page, exports, and the listing of runs. (imports no torch)"""
+"""Tables, figures, the HTML page, exports, and the listing of runs."""

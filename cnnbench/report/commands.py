@@ -1,4 +1,4 @@
-"""The commands that run contestants and tunings again. (imports no torch)"""
+"""The commands that run contestants and tunings again."""
 
 import shlex
 from collections import defaultdict

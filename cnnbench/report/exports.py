@@ -1,4 +1,4 @@
-"""A comparison as CSV, Markdown, LaTeX and JSON. (imports no torch)"""
+"""A comparison as CSV, Markdown, LaTeX and JSON."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""How does a comparison look? Curves, accuracies, costs, confusions and, of a tuning, its trials. (imports no torch)"""
+"""The figures of a comparison: curves, accuracies, costs, confusions and, of a tuning, its trials."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""What has been run, what is running, and what came of it? (imports no torch)"""
+"""`cnnbench list` and `cnnbench show`: what was run, what is running, and what came of it."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What does the page of a comparison say? All of it in one file, `report.html`, without network. (imports no torch)"""
+"""The page of a comparison, `report.html`: one file that works without a network."""
 
 import base64
 import json

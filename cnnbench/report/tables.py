@@ -1,4 +1,4 @@
-"""The tables of a comparison, a tuning and a ladder: text in rows and columns. (imports no torch)"""
+"""The tables of a comparison, a tuning and a ladder: text in rows and columns."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""How is a comparison shown? Terminal, CSV, Markdown, LaTeX and HTML: the same sheets each time. (imports no torch)"""
+"""The comparison on the terminal, and the writing of its files."""
 
 from pathlib import Path
 
