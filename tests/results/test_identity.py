@@ -36,8 +36,8 @@ def test_all_archives_are_looked_at() -> None:
 def test_roles_by_hand() -> None:
     nothing = {name for name, role in ROLES.items() if role.decides is Decides.NOTHING and "." not in name}
     assert nothing == {
-        "checkpoint", "claims", "force", "hardware", "ladder", "logger", "name", "retry", "runs_dir", "size", "small",
-        "workers",
+        "checkpoint", "claims", "force", "hardware", "ladder", "logger", "margin", "max_seeds", "name", "retry", "runs_dir",
+        "seeds", "settle", "size", "small", "workers",
     }  # fmt: skip
     assert ROLES["hardware.precision"].decides is Decides.SETTING
     assert ROLES["hardware.threads"].decides is Decides.NOTHING  # as its group
