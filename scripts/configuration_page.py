@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import yaml
 
-from cnnbench.analysis import comparison, tuning
+from cnnbench.analysis import grouping, tuning
 from cnnbench.config import schema
 from cnnbench.config.keys import CONF, GROUPS
 from cnnbench.config.schema import Config
@@ -209,8 +209,8 @@ def group_section(group: str, default: str) -> list[str]:
 
 
 def settings_of_compare() -> list[str]:
-    """From the docstring of `comparison.compare`."""
-    text = (comparison.compare.__doc__ or "").split("Args:")[1].split("Raises:")[0]
+    """From the docstring of `grouping.compare`."""
+    text = (grouping.compare.__doc__ or "").split("Args:")[1].split("Raises:")[0]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", text, re.MULTILINE | re.DOTALL)
     return [
         wrapped(f"- **`{name}`**. {meaning[0].upper()}{one_line(meaning[1:])}", "  ")

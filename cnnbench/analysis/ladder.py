@@ -137,11 +137,4 @@ def read(folder: Path) -> Ladder | None:
     Raises:
         ConfigError: it is damaged, or was written by another version.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        ladder: Ladder = decoding.read(path, Ladder, (VERSION,))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return ladder
+    return decoding.read_plan(folder / FILE, Ladder, (VERSION,))

@@ -114,14 +114,7 @@ def read(folder: Path) -> Plan | None:
     Raises:
         ConfigError: it is damaged, or was written by another version.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        plan: Plan = decoding.read(path, Plan, (VERSION,))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return plan
+    return decoding.read_plan(folder / FILE, Plan, (VERSION,))
 
 
 def check_contestants(jobs: list[Job]) -> None:

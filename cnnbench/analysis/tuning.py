@@ -171,14 +171,7 @@ def read(folder: Path) -> Plan | None:
     Raises:
         ConfigError: it is damaged, or was written by another version.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        plan: Plan = decoding.read(path, Plan, VERSIONS)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return plan
+    return decoding.read_plan(folder / FILE, Plan, VERSIONS)
 
 
 @dataclass

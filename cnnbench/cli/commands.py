@@ -169,7 +169,8 @@ def _compare(words: list[str]) -> int:
         print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
-    from cnnbench.analysis.comparison import compare, load, load_ladder, load_seeds, load_tuning
+    from cnnbench.analysis.grouping import compare
+    from cnnbench.analysis.loading import load, load_ladder, load_seeds, load_tuning
 
     ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)

@@ -4,7 +4,9 @@ import shlex
 from collections import defaultdict
 from pathlib import Path
 
-from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.tuning_results import Tuning
 
 
 def commands_of(comparison: Comparison) -> list[str | None]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from cnnbench.analysis.comparison import Comparison, Contestant, Tuning, measures
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.contestants import Contestant, measures
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
 from cnnbench.report.tables import UNITS, Sheet, ledger, main_sheets, per_class, winners
 from cnnbench.results import records

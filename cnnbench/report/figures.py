@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from cnnbench.analysis import budget
-from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.tuning import Entry, setting_of
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
 from cnnbench.results.records import SearchEpoch
 from cnnbench.runtime import files

@@ -13,7 +13,9 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cnnbench.analysis.comparison import Comparison, Contestant, Tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.report.figures import MOST, file_name
 from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners

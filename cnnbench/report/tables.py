@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnbench.analysis import stats
-from cnnbench.analysis.comparison import CHOSEN, MOST_PAIRED, Comparison, Contestant, Tuning
+from cnnbench.analysis.comparison import CHOSEN, MOST_PAIRED, Comparison
+from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.ladder import Ladder, judge
 from cnnbench.analysis.tuning import Entry
+from cnnbench.analysis.tuning_results import Tuning
 
 
 @dataclass

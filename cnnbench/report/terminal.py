@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cnnbench.analysis.comparison import Comparison, Tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
 from cnnbench.report.exports import as_csv, as_latex, as_markdown
 from cnnbench.report.tables import Sheet, main_sheets, winners

@@ -6,9 +6,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cnnbench.errors import ConfigError
+
+_Plan = TypeVar("_Plan")
 
 DEEPEST = 30
 """How many lists and mappings may lie inside each other where the type is `Any`."""
@@ -48,6 +50,21 @@ def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
     except (ValueError, ConfigError) as error:
         problem = " ".join(str(error).split())  # a key may have several lines
         raise ValueError(f"{path}: edited or damaged ({problem.removesuffix('.')}).") from None
+
+
+def read_plan(path: Path, kind: type[_Plan], versions: tuple[int, ...]) -> _Plan | None:
+    """The plan of a tuning, a ladder or of added seeds, a dataclass; None if there is no such file.
+
+    Raises:
+        ConfigError: the file is damaged, or was written by another version.
+    """
+    if not path.exists():
+        return None
+    try:
+        plan: _Plan = read(path, kind, versions)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return plan
 
 
 def decode(kind: Any, value: Any, name: str = "") -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from cnnbench.analysis.comparison import Contestant, compare
+from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.grouping import compare
 from cnnbench.analysis.ladder import FRESH, START, JobsOf, Ladder, Rung, judge
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cnnbench.analysis import sequential
-from cnnbench.analysis.comparison import compare
+from cnnbench.analysis.grouping import compare
 from cnnbench.analysis.sequential import Decision, Look, Plan
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from cnnbench.analysis.comparison import compare
+from cnnbench.analysis.grouping import compare
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet

@@ -16,7 +16,8 @@ import optuna
 from filelock import FileLock
 
 from cnnbench.analysis import tuning
-from cnnbench.analysis.comparison import compare, load, load_tuning
+from cnnbench.analysis.grouping import compare
+from cnnbench.analysis.loading import load, load_tuning
 from cnnbench.analysis.tuning import Entry, Plan, words_of
 from cnnbench.config.composition import Composer, Job
 from cnnbench.config.engines import Engine

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from made_records import made, write
 
-from cnnbench.analysis.comparison import Comparison, Tuning, compare, load, load_tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.grouping import compare
+from cnnbench.analysis.loading import load, load_tuning
 from cnnbench.analysis.tuning import FOLDER, Plan, Tuned
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis
 from cnnbench.errors import ConfigError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from made_records import made, write
 
-from cnnbench.analysis.comparison import compare, load, load_ladder, load_tuning
+from cnnbench.analysis.grouping import compare
+from cnnbench.analysis.loading import load, load_ladder, load_tuning
 from cnnbench.config.composition import Composer, config_source
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.results import identity

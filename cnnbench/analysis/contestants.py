@@ -1,0 +1,156 @@
+"""Contestants, each one setting with all its seeds, and what is measured of them."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from cnnbench.analysis import stats
+from cnnbench.results.records import Record
+
+
+@dataclass
+class Contestant:
+    """One setting with all its seeds; or, where the tuning was repeated, the winners of all its tunings."""
+
+    label: str
+    runs: list[Record]
+    settings: int = 1
+    """How many settings this one was chosen from, by its results on these runs (`by=`)."""
+    tunings: dict[int, list[int]] = field(default_factory=dict)
+    """Where the tuning was repeated: by the number of each tuning the seeds of its winner; none if all trials broke."""
+    _measures: dict[float, list[dict[str, float | None]]] = field(default_factory=dict, repr=False)
+    """By target."""
+
+    @cached_property
+    def done(self) -> list[Record]:
+        """The runs that were trained to their end."""
+        return [run for run in self.runs if run.status == "done"]
+
+    @cached_property
+    def broken(self) -> list[Record]:
+        """The runs that diverged or failed: results too, though without a trained network."""
+        return [run for run in self.runs if run.status in ("diverged", "failed")]
+
+    @property
+    def ended(self) -> int:
+        """How many runs came to an end, whatever it was; those interrupted did not."""
+        return len(self.done) + len(self.broken)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, from 0 to 1: what a broken run counts as."""
+        return 1 / max(len(self.runs[0].data.classes), 1)
+
+    def measured(self, measure: str, target: float = math.inf) -> list[float]:
+        """A measure of each finished run, by its name in `measure`."""
+        return list(self._finished(measure, target).values())
+
+    def _finished(self, measure: str, target: float) -> dict[int, float]:
+        if target not in self._measures:
+            self._measures[target] = [measures(run, target) for run in self.done]
+        values = ((run.seed, found[measure]) for run, found in zip(self.done, self._measures[target], strict=True))
+        return {seed: value for seed, value in values if value is not None}
+
+    def by_seed(self, measure: str) -> dict[int, float]:
+        """An accuracy of each run that ended, by its seed; a broken run counts as chance."""
+        return self._finished(measure, math.inf) | {run.seed: self.chance for run in self.broken}
+
+    def samples(self, measure: str) -> dict[int, float]:
+        """What verdicts rest on: `by_seed`, or the mean of each tuning's seeds by its number.
+
+        A tuning all of whose trials broke counts as chance.
+        """
+        lost = {number: self.chance for number, seeds in self.tunings.items() if not seeds}
+        return self._by_tuning(self.by_seed(measure), statistics.fmean) | lost
+
+    def _by_tuning(self, values: Mapping[int, float], middle: Callable[[Iterable[float]], float]) -> dict[int, float]:
+        """Values by seed as they are or, where the tuning was repeated, the middle of each tuning's."""
+        if not self.tunings:
+            return dict(values)
+        found = {number: [values[s] for s in seeds if s in values] for number, seeds in self.tunings.items()}
+        return {number: middle(each) for number, each in found.items() if each}
+
+    def score(self, measure: str) -> float | None:
+        """Mean of `samples`: what contestants are ordered by. None before any run has ended."""
+        values = self.samples(measure).values()
+        return sum(values) / len(values) if values else None
+
+    def mean(self, measure: str) -> float | None:
+        """Mean of the finished runs; None where there are none."""
+        values = self.measured(measure)
+        return sum(values) / len(values) if values else None
+
+    def interval(self, measure: str, target: float = math.inf) -> tuple[float, float] | None:
+        """95 % interval of that mean, by Student's t; None for fewer than two runs (or tunings)."""
+        bounds = (0.0, 1.0) if measure.endswith("_acc") else (-math.inf, math.inf)
+        values = self._by_tuning(self._finished(measure, target), statistics.fmean)
+        return stats.interval(list(values.values()), *bounds)
+
+    def costs(self, unit: str, target: float) -> list[float]:
+        """What each run that ended needed to reach a validation accuracy; infinite where it never did, or broke.
+
+        Args:
+            unit: `epochs`, `images` or `seconds`.
+            target: from 0 to 1.
+        """
+        return [*self.measured(f"target_{unit}", target), *(math.inf for _ in self.broken)]
+
+    def cost_samples(self, unit: str, target: float) -> list[float]:
+        """What verdicts on costs rest on: `costs`, or the median of each tuning's."""
+        values = self._finished(f"target_{unit}", target) | {run.seed: math.inf for run in self.broken}
+        return list(self._by_tuning(values, statistics.median).values())
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many runs ended how."""
+        return Counter(run.status for run in self.runs)
+
+    @property
+    def per_class(self) -> list[float | None]:
+        """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
+        columns = zip(*(run.test.per_class for run in self.done if run.test), strict=True)
+        return [None if None in column else sum(column) / len(column) for column in columns]
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Test images of all seeds together by true class (rows) and predicted class (columns)."""
+        tables = [run.test.confusion for run in self.done if run.test]
+        return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+
+def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
+    """What is measured of a finished run.
+
+    Args:
+        run: its record.
+        target: a validation accuracy from 0 to 1.
+
+    Returns:
+        `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
+        of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
+        one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
+        `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained.
+    """
+    history, best, last, seconds = run.history, run.best, run.history[-1], run.seconds
+    assert best is not None, "a run that is done has one"
+    selected = history[best.epoch - 1]
+    hit = next((i for i, row in enumerate(history) if row.val_acc >= target), None)
+    return {
+        "test_acc": run.test.acc if run.test else None,
+        "val_acc": best.val_acc,
+        "final_val_acc": last.val_acc,
+        "train_loss": last.train_loss,
+        "gap": selected.train_acc - selected.val_acc,
+        "best_epoch": best.epoch,
+        "epochs": len(history),
+        "images_seen": last.images_seen,
+        "seconds": seconds,
+        "images_per_second": last.images_seen / seconds if seconds else None,
+        "parameters": run.parameters,
+        "target_epochs": math.inf if hit is None else hit + 1,
+        "target_images": math.inf if hit is None else history[hit].images_seen,
+        "target_seconds": math.inf if hit is None else sum(row.seconds for row in history[: hit + 1]),
+    }
