@@ -96,12 +96,14 @@ class Contestant:
             unit: `epochs`, `images` or `seconds`.
             target: from 0 to 1.
         """
-        return [*self.measured(f"target_{unit}", target), *(math.inf for _ in self.broken)]
+        return list(self._costs_by_seed(unit, target).values())
+
+    def _costs_by_seed(self, unit: str, target: float) -> dict[int, float]:
+        return self._finished(f"target_{unit}", target) | {run.seed: math.inf for run in self.broken}
 
     def cost_samples(self, unit: str, target: float) -> list[float]:
         """What verdicts on costs rest on: `costs`, or the median of each tuning's."""
-        values = self._finished(f"target_{unit}", target) | {run.seed: math.inf for run in self.broken}
-        return list(self._by_tuning(values, statistics.median).values())
+        return list(self._by_tuning(self._costs_by_seed(unit, target), statistics.median).values())
 
     @property
     def statuses(self) -> Counter[str]:

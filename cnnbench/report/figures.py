@@ -22,7 +22,7 @@ from cnnbench.config.spaces import Axis, Space
 from cnnbench.results.records import SearchEpoch
 from cnnbench.runtime import files
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; the dashes tell them apart in grey print.
+# Okabe and Ito's colours, distinct with every kind of colour vision; the dashes keep them distinct in grey print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -44,7 +44,7 @@ _LOOK: Any = {
 }
 
 MOST = 12
-"""Contestants in a figure, the first ones; more can't be told apart."""
+"""Contestants in a figure, the first ones; more could not be distinguished."""
 
 MOST_TABLES = 6
 """Of them in the figure of confusion matrices, which fits a printed page then."""
