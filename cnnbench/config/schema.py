@@ -118,6 +118,8 @@ class Augment:
     """`random`: mirrored left to right with probability 1/2. `alternating`: every other epoch (Jordan 2024)."""
     crop: int = 0
     """Largest shift in pixels, a whole number."""
+    padding: str = "black"
+    """What a shift by `crop` brings in from outside: `black`, or `reflect`, the image mirrored at its edge."""
     rotation: float = 0.0
     """Largest angle in degrees, to either side."""
     shift: float = 0.0
@@ -131,6 +133,7 @@ class Augment:
         flips = ("none", "random", "alternating")
         _check(self.flip in flips, "augment.flip", self.flip, "none, random or alternating")
         _check(self.crop >= 0, "augment.crop", self.crop, "at least 0")
+        _check(self.padding in ("black", "reflect"), "augment.padding", self.padding, "black or reflect")
         _check(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "from 0 to 180 degrees")
         _check(0 <= self.shift <= 1, "augment.shift", self.shift, "from 0 to 1")
         _check(self.cutout >= 0, "augment.cutout", self.cutout, "at least 0")
@@ -194,6 +197,58 @@ class Regularizer:
         for key in ("dropout", "label_smoothing"):
             value = getattr(self, key)
             _check(0 <= value < 1, f"regularizer.{key}", value, "at least 0 and below 1")
+
+
+@dataclass
+class Loss:
+    """The loss of the training images."""
+
+    name: str = "cross_entropy"
+    """`cross_entropy`, or `squared_error` (document 2, 3.1) between one-hot labels and the softmax."""
+    reduction: str = "mean"
+    """`mean` over the images of a step, or `sum`: the gradient grows with the batch, as if the learning rate did. The
+    loss that is shown is always the mean."""
+
+    def __post_init__(self) -> None:
+        names = ("cross_entropy", "squared_error")
+        _check(self.name in names, "loss.name", self.name, "cross_entropy or squared_error")
+        _check(self.reduction in ("mean", "sum"), "loss.reduction", self.reduction, "mean or sum")
+
+
+@dataclass
+class Average:
+    """Weights averaged over the training, which validation, the test and the saved model use."""
+
+    method: str = "none"
+    """`none`, `lookahead` (Zhang et al. 2019), `ema`, an exponential moving average, or `swa`, the mean of the last
+    epochs (Izmailov et al. 2018)."""
+    every: int | None = None
+    """Steps from one update of the average to the next; null is one epoch."""
+    decay: float = 0.95
+    """How much of the average is kept in each update (`ema`), or in each step at the end of the run (`lookahead`)."""
+    start: int | None = None
+    """Epochs before averaging begins; null is none, but three quarters of the run for `swa`."""
+
+    def __post_init__(self) -> None:
+        methods = ("none", "lookahead", "ema", "swa")
+        _check(self.method in methods, "average.method", self.method, "none, lookahead, ema or swa")
+        _check(self.every is None or self.every >= 1, "average.every", self.every, "at least 1")
+        _check(0 <= self.decay < 1, "average.decay", self.decay, "at least 0 and below 1")
+        _check(self.start is None or self.start >= 0, "average.start", self.start, "at least 0")
+
+
+@dataclass
+class Evaluation:
+    """How validation, the test and predictions use the trained model."""
+
+    tta: str = "none"
+    """Test-time augmentation: the logits are means over versions of an image. `flip`: it and its mirror image.
+    `flip_translate`: the same half, and both moved by one pixel up and left, and down and right (Jordan 2024)."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.tta in ("none", "flip", "flip_translate"), "evaluation.tta", self.tta, "none, flip or flip_translate"
+        )
 
 
 @dataclass
@@ -380,11 +435,16 @@ class Config:
     data: Data = field(default_factory=Data, metadata=_HELD)
     augment: Augment = field(default_factory=Augment, metadata=_SEVERAL)
     model: dict[str, Any] = field(default_factory=dict)
-    """The network. Every network takes two more keys: `init_from` names a finished run or a checkpoint, whose weights
-    are taken where name and shape are the same; `freeze` lists beginnings of names of parameters that are not
-    trained."""
+    """The network. Every network takes more keys: `init_from` names a finished run or a checkpoint, whose weights are
+    taken where name and shape are the same; `freeze` lists beginnings of names of parameters that are not trained;
+    `whiten` gives the first convolution filters that whiten patches of training images; `dirac` starts all other
+    convolutions as identities; `norm_scale` says whether batch norm's scale is trained; `norm_momentum` is the weight
+    of a new batch in its running statistics."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
+    """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`. Every optimizer takes one more key,
+    `groups`: settings for some parameters, each under a name of your choice, with `match`, a list of `biases`, `norms`,
+    `convolutions`, `dense` or patterns such as `output.*`; `lr_factor`; `weight_decay`; and `epochs`, after which they
+    are frozen."""
     regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)
     scheduler: dict[str, Any] = field(default_factory=dict)
     """The schedule of the learning rate. Every schedule takes two more keys: `interval` says whether the rate changes
@@ -400,8 +460,9 @@ class Config:
     """Lightning's callbacks, each under a name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
-    loss: str = "cross_entropy"
-    """`cross_entropy`, or `squared_error` (document 2, 3.1) between one-hot labels and the softmax."""
+    loss: Loss = field(default_factory=Loss)
+    average: Average = field(default_factory=Average)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     epochs: int = 50
     """Passes over the training images."""
     batch_size: int = 128
@@ -445,7 +506,13 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
-        _check(self.loss in ("cross_entropy", "squared_error"), "loss", self.loss, "cross_entropy or squared_error")
+        turned = self.data.labels == "rotation" and self.evaluation.tta != "none"
+        _check(
+            not turned,
+            "evaluation.tta",
+            self.evaluation.tta,
+            "none with data.labels=rotation: a mirrored image has another angle",
+        )
         _check(self.size in ("full", "small"), "size", self.size, "full or small")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

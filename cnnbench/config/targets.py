@@ -25,6 +25,7 @@ PUBLIC = (
     "cnnbench.models.PlainCNN",
     "cnnbench.models.ResNet18",
     "cnnbench.models.ResNet20",
+    "cnnbench.models.SpeedCNN",
     "cnnbench.models.VGG16BN",
     "cnnbench.models.torchvision_model",
     "cnnbench.training.loggers.TensorBoard",
@@ -32,6 +33,7 @@ PUBLIC = (
     "cnnbench.training.optimizers.Muon",
     "cnnbench.training.schedules.exponential",
     "cnnbench.training.schedules.redwood",
+    "cnnbench.training.schedules.triangular",
 )
 """The classes and functions of cnnbench that a YAML file may name. Besides `cnnbench/__init__.py` nothing else is
 public."""

@@ -10,8 +10,9 @@ from cnnbench.config.schema import Augment
 class Augmentation:
     """Augments batches of training images as `schema.Augment` says; mixup, which changes labels too, is `mixing`.
 
-    Pixels from outside the image are black after a shift by whole pixels (`crop`; He et al. 2016, section 4.2). After a
-    rotation they repeat the edge, as with Keras's ImageDataGenerator (document 0, 4.1).
+    Pixels from outside the image are black after a shift by whole pixels (`crop`; He et al. 2016, section 4.2), or with
+    `padding=reflect` those of the image mirrored at its edge (Jordan 2024). After a rotation they repeat the edge, as
+    with Keras's ImageDataGenerator (document 0, 4.1).
 
     Args:
         config: the `augment` group.
@@ -49,7 +50,7 @@ class Augmentation:
             images = _rotated(images, config.rotation, config.shift, mirror, generator)
             mirror = None
         if config.crop or mirror is not None:
-            images = _cropped(images, config.crop, mirror, generator)
+            images = _cropped(images, config.crop, config.padding, mirror, generator)
         if config.cutout:
             images = _cut_out(images, config.cutout, self._fill.to(images.device), generator)
         return images
@@ -63,20 +64,29 @@ class Augmentation:
         return None
 
 
-def _cropped(images: Tensor, padding: int, mirror: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Mirrors the images in `mirror`, and moves each by up to `padding` pixels in both directions."""
+def _cropped(images: Tensor, most: int, padding: str, mirror: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Mirrors the images in `mirror`, and moves each by up to `most` pixels in both directions."""
     n, _, height, width = images.shape
     device = images.device
     rows, columns = torch.arange(height, device=device).expand(n, -1), torch.arange(width, device=device).expand(n, -1)
     if mirror is not None:
         columns = torch.where(mirror[:, None], width - 1 - columns, columns)
     pixels = images.permute(0, 2, 3, 1)
-    if padding:
-        shift = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator, device=device)
+    if most:
+        shift = torch.randint(0, 2 * most + 1, (2, n, 1), generator=generator, device=device)
         rows, columns = rows + shift[0], columns + shift[1]
-        pixels = F.pad(pixels, (0, 0, padding, padding, padding, padding))
+        if padding == "reflect":
+            rows, columns = _reflected(rows - most, height), _reflected(columns - most, width)
+        else:
+            pixels = F.pad(pixels, (0, 0, most, most, most, most))
     which = torch.arange(n, device=device)[:, None, None]
     return pixels[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflected(positions: Tensor, size: int) -> Tensor:
+    """Positions beyond the first and the last pixel, counted from 0, mirrored at that pixel."""
+    last = size - 1
+    return last - (last - positions.abs()).abs()
 
 
 def _rotated(

@@ -8,6 +8,7 @@ from cnnbench.models.googlenet import GoogLeNet
 from cnnbench.models.plain_cnn import PlainCNN
 from cnnbench.models.resnet18 import ResNet18
 from cnnbench.models.resnet20 import ResNet20
+from cnnbench.models.speed_cnn import SpeedCNN
 from cnnbench.models.vgg16_bn import VGG16BN
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "PlainCNN",
     "ResNet18",
     "ResNet20",
+    "SpeedCNN",
     "torchvision_model",
 ]

@@ -37,6 +37,8 @@ def experiment(config: dict[str, Any], fingerprint: str, without: Collection[Dec
     if kept.get("search", {}).get("method", "none") == "none":  # without a search its other keys decide nothing
         kept["search"] = _NO_SEARCH
     kept |= kept.pop("hardware")
+    if isinstance(kept["loss"], dict):  # earlier it was a word
+        kept["loss"], kept["loss_reduction"] = kept["loss"]["name"], kept["loss"]["reduction"]
     kept["arithmetic"] = ARITHMETIC
     return kept
 

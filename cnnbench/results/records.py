@@ -31,6 +31,8 @@ class Protocol:
     """When the test set was opened, in words."""
     regularized: dict[str, list[str]] = field(default_factory=dict)
     """Names of the parameters with penalties, and of the layers with dropout and batch normalization."""
+    tta: str = "none"
+    """`evaluation.tta`: the test-time augmentation of validation and test."""
 
 
 @dataclass

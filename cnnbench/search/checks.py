@@ -12,7 +12,7 @@ from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
 from cnnbench.search.space import largest, searched
-from cnnbench.training import optimizers, transfer
+from cnnbench.training import averaging, initialisation
 from cnnbench.training.parts import batch_size, epoch_of, make_model, make_optimizer, make_schedule
 
 
@@ -29,7 +29,7 @@ def check_search(config: Config, images: ImageSet) -> None:
         raise ConfigError(f"data.val=test: {option} would train the architecture on the test set. Allowed: split.")
     if config.hardware.processes > 1:
         raise ConfigError(f"hardware.devices={config.hardware.devices}: {option} runs in one process. Allowed: 1.")
-    for key in transfer.KEYS:
+    for key in initialisation.KEYS:
         if config.model.get(key):
             raise ConfigError(f"model.{key}={config.model[key]}: {option} only trains networks with new weights.")
     layers = searched(config.model, search, data.image_shape)
@@ -38,7 +38,7 @@ def check_search(config: Config, images: ImageSet) -> None:
         raise ConfigError(f"{group}.lr={spec['lr']}: give it as search.lr.")
     check(group, spec | {"lr": search.lr}, ("params",), Optimizer, "a torch.optim.optimizer.Optimizer")
     optimizer = build(group, spec | {"lr": search.lr}, [nn.Parameter(torch.zeros(1))])
-    if optimizer is None or optimizers.averages(optimizer):
+    if optimizer is None or averaging.averages(optimizer):
         raise ConfigError(f"{group}._target_={spec.get('_target_')}: must step parameters without averaging them.")
     with torch.device("meta"):
         network = make_model(replace(config, model=largest(config.model, layers)), data.image_shape, 2)

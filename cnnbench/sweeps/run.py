@@ -17,7 +17,7 @@ from torch import nn
 
 from cnnbench.config.composition import Job, as_yaml
 from cnnbench.config.schema import Config
-from cnnbench.data.datamodule import ImageData, statistics
+from cnnbench.data.datamodule import ImageData, Normalize, statistics
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
 from cnnbench.models import Ensemble
@@ -29,7 +29,7 @@ from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_
 from cnnbench.runtime.progress import Screen, Sweep
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
-from cnnbench.training import checkpoints, parts, regularizers, transfer
+from cnnbench.training import checkpoints, initialisation, parts, regularizers
 from cnnbench.training.loggers import Loggers
 from cnnbench.training.module import Classifier, Epoch
 from cnnbench.training.training import State, Surroundings, Training
@@ -207,6 +207,7 @@ class _Run:
             choices=self.job.choices,
             protocol=records.Protocol(
                 validation=config.data.val,
+                tta=config.evaluation.tta,
                 selection="highest validation accuracy, the first of equals",
                 test="once, with the selected epoch's weights" if config.test else "closed",
             ),
@@ -244,10 +245,11 @@ class _Run:
         config = self.config
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
-        transfer.initialise(config, network)
+        mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
+        some = torch.from_numpy(self.images.train[data.split.train[: initialisation.PATCH_IMAGES]]).permute(0, 3, 1, 2)
+        parts.initialise(config, network, Normalize(mean, std)(some))
         if config.hardware.compile:
             network.compile()
-        mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
         self.result.data.mean, self.result.data.deviation = mean, std
         self.result.protocol.regularized = regularizers.describe(config.regularizer, network)
         self.result.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,9 +20,11 @@ from cnnbench.data.datamodule import Batch
 from cnnbench.errors import Diverged
 from cnnbench.runtime import collectives
 from cnnbench.runtime.randomness import Stream, derived_seed
-from cnnbench.training import regularizers
-from cnnbench.training.optimizers import averaged
+from cnnbench.training import parameter_groups, regularizers
+from cnnbench.training.averaging import Average, averaged
+from cnnbench.training.parameter_groups import Group
 from cnnbench.training.schedules import Schedule
+from cnnbench.training.test_time import mean_logits
 
 Row = dict[str, float]
 """What is known of an epoch; the names are those of `records.Epoch`."""
@@ -40,6 +42,8 @@ class Epoch:
     """Batches whose gradients make one step; the last step of an epoch may have fewer."""
     reduction: str = "mean"
     """`mean` or `sum`, as in `schema.Update`."""
+    summed: bool = False
+    """Whether the loss is summed over images, as with `loss.reduction=sum`."""
 
     @property
     def batches(self) -> int:
@@ -59,8 +63,11 @@ class Epoch:
         """The factor of the mean loss of `size` images of batch `index` in the gradient of its step.
 
         With `mean` every image of the step counts the same, so that the step is that of one large batch; with `sum`
-        full batches count 1 each (document 1: the sum of the g_j), smaller ones less.
+        full batches count 1 each (document 1: the sum of the g_j), smaller ones less. If the loss is summed, each image
+        counts 1.
         """
+        if self.summed:
+            return size
         if self.reduction == "sum":
             return size / self.batch_size
         together = self.batch_size * self.accumulate
@@ -82,6 +89,7 @@ class Recipe:
 
     make_optimizer: Callable[[nn.Module], Optimizer]
     make_schedule: Callable[[Optimizer], Schedule]
+    make_average: Callable[[nn.Module], Average]
     loss: Callable[..., Tensor]
     """`loss(logits, labels)`: the mean over a batch."""
     validation_loss: Callable[..., Tensor]
@@ -93,6 +101,10 @@ class Recipe:
     """Largest length of a step's change of the parameters."""
     mixup: float = 0.0
     """Mixup's alpha; 0 turns it off."""
+    groups: list[Group] = field(default_factory=list)
+    """Parameter groups, some of which are frozen after some epochs."""
+    tta: str = "none"
+    """Test-time augmentation, as in `schema.Evaluation`."""
 
 
 @dataclass
@@ -142,6 +154,8 @@ class Classifier(pl.LightningModule):
     test_acc: float
     schedule: Schedule
     """Moves the learning rate; made with the optimizer."""
+    average: Average
+    """Of the weights; made with the optimizer."""
 
     _recipe: Recipe
     _epoch: Epoch
@@ -189,6 +203,7 @@ class Classifier(pl.LightningModule):
         """The optimizer. Its schedule is stepped by this module, not by Lightning."""
         optimizer = self._recipe.make_optimizer(self.model)
         self.schedule = self._recipe.make_schedule(optimizer)
+        self.average = self._recipe.make_average(self.model)
         return optimizer
 
     # Training
@@ -199,6 +214,10 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(derived_seed(self._seed, Stream.LAYERS, self.current_epoch, rank))
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derived_seed(self._seed, Stream.AUGMENT, self.current_epoch, rank))
+        for parameter in parameter_groups.frozen(self._recipe.groups, self.model, self.current_epoch):
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        self._penalised = list(regularizers.penalised(self.model).values())
         self._sums = Sums(
             losses=torch.zeros(self._epoch.batches, device=self.device),
             penalties=torch.zeros((), device=self.device),
@@ -260,6 +279,7 @@ class Classifier(pl.LightningModule):
         optimizer.step()
         if old is not None and recipe.max_step is not None:
             _shorten(parameters, old, recipe.max_step)
+        self.average.after_step()
         self.schedule.after_step()
 
     def _sum_gradients(self) -> None:
@@ -330,6 +350,7 @@ class Classifier(pl.LightningModule):
         with trainer.precision_plugin.forward_context():
             batches = trainer.datamodule.some_training_images()
             self._averaging.enter_context(averaged(self.model, trainer.optimizers[0], batches))
+            self._averaging.enter_context(self.average.held(batches))
         self.weights = {key: value.clone() for key, value in self.model.state_dict().items()}
         self._reset_evaluation()
 
@@ -372,7 +393,7 @@ class Classifier(pl.LightningModule):
         images, labels, _ = batch
         if len(labels) == 0:  # of several processes one may have no image of the last batch
             return
-        logits = self.model(images).float()
+        logits = mean_logits(self.model, images, self._recipe.tta).float()
         classes = logits.shape[1]
         self._loss_sum += self._recipe.validation_loss(logits, labels, reduction="sum")
         counts = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)

@@ -1,17 +1,17 @@
-"""Optimizers: their construction, Muon, and averaged weights as of Schedule-Free."""
+"""Optimizers: their construction, and Muon."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.optim import Optimizer
 
 from cnnbench.config.targets import Spec, build, locate
 from cnnbench.errors import ConfigError
+from cnnbench.training import parameter_groups
+from cnnbench.training.averaging import averages, switch
 
 _FUSED: dict[str, tuple[type[Optimizer], ...]] = {
     "cpu": (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad),
@@ -32,19 +32,28 @@ def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimiz
         fused: step all parameters in one pass where torch can. Its rounding differs.
 
     Raises:
-        ConfigError: the class refuses a value or the network.
+        ConfigError: the class refuses a value or the network, or a parameter group matches nothing.
     """
     if spec.get("_target_") is None:
         raise ConfigError("optimizer._target_=null: must be the full name of a class, such as torch.optim.Adam.")
+    groups = parameter_groups.read(spec.get("groups") or {})
+    spec = own_keys(spec)
     kind = locate(spec["_target_"])
     if fused and kind in _FUSED.get(next(model.parameters()).device.type, ()):
         spec = {"fused": not spec.get("foreach") and not spec.get("differentiable")} | spec
     first = next(iter(inspect.signature(kind).parameters), "")
     optimizer = build("optimizer", spec, model if first == "model" else _trained(model))
     assert isinstance(optimizer, Optimizer)
+    if groups:
+        parameter_groups.divide(optimizer, groups, model)
     if averages(optimizer):
-        _switch(optimizer, "train")
+        switch(optimizer, "train")
     return optimizer
+
+
+def own_keys(spec: Spec) -> Spec:
+    """The part of the `optimizer` group that goes to the optimizer's class."""
+    return {key: value for key, value in spec.items() if key != "groups"}
 
 
 def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -74,14 +83,15 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 class Muon(Optimizer):
-    """Muon, orthogonalized momentum, for hidden matrices; AdamW for all other parameters. `split` separates them.
+    """Muon, orthogonalized momentum, for hidden matrices; AdamW or SGD for all others. `split` separates them.
 
-        B <- momentum B + (1 - momentum) G ; W <- W - lr weight_decay W - 0.2 lr sqrt(max(rows, columns)) NS(B')
+        B <- momentum B + (1 - momentum) G ; W <- W - lr weight_decay W - lr factor NS(B')
 
     with B' = momentum B + (1 - momentum) G (Nesterov). NS are five Newton-Schulz iterations, which bring the singular
-    values of B' near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon). The factor gives a step the size of
-    AdamW's (Liu et al. 2025, arXiv:2502.16982), so one `lr`, and one schedule of it, fits both parts. The arithmetic is
-    that of torch.optim.Muon and torch.optim.AdamW.
+    values of B' near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon). By default the factor is
+    0.2 sqrt(max(rows, columns)), which gives a step the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so one
+    `lr`, and one schedule of it, fits both parts. The arithmetic is that of torch.optim.Muon and of the other part's
+    class in torch.
 
     The state of both parts is this optimizer's `state`, so torch's `state_dict`, `load_state_dict` and `zero_grad` work
     unchanged.
@@ -95,16 +105,24 @@ class Muon(Optimizer):
         ns_steps: number of Newton-Schulz iterations.
         betas: of AdamW.
         eps: of AdamW.
+        adjust_lr_fn: `match_rms_adamw`, the factor above, or `original`: sqrt(max(1, rows / columns)).
+        normalize: whether each hidden matrix is scaled to the norm sqrt(rows) before its step, as in Jordan's training
+            of CIFAR-10 (github.com/KellerJordan/cifar10-airbench). Where batch norm follows, no output changes, and
+            steps keep their size in relation to the weights.
+        rest: `adamw`, or `sgd` with Nesterov momentum.
+        rest_momentum: of SGD.
 
     Raises:
-        ConfigError: the network has no hidden matrix, so all parameters would be AdamW's.
-        ValueError: torch refuses a value.
+        ConfigError: the network has no hidden matrix, so all parameters would be those of the other part.
+        ValueError: a value is not legal.
     """
 
-    _matrices: list[nn.Parameter]
-    """Copies of the hidden matrices with two dimensions."""
-    _parts: tuple[Optimizer, Optimizer]
-    """Muon of the copies, and AdamW."""
+    _matrices: dict[nn.Parameter, nn.Parameter]
+    """Copies of the hidden matrices, with two dimensions."""
+    _muon: Optimizer
+    """Of the copies."""
+    _rest: Optimizer
+    _normalize: bool
 
     def __init__(
         self,
@@ -116,29 +134,37 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        adjust_lr_fn: str = "match_rms_adamw",
+        normalize: bool = False,
+        rest: str = "adamw",
+        rest_momentum: float = 0.9,
     ) -> None:
-        hidden, rest = split(model)
+        hidden, others = split(model)
         if not hidden:
             raise ConfigError(
                 "optimizer: Muon updates the weights between the first and the last layer; this model has none."
             )
+        if rest not in ("adamw", "sgd"):
+            raise ValueError(f"rest={rest}: must be adamw or sgd")
         # torch's Muon takes matrices only, and a convolution's weights in `channels_last` have no view as a matrix. So
         # they are copied to one and back, which takes little time beside the iterations.
-        self._matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in hidden]
-        muon = torch.optim.Muon(
-            self._matrices,
+        self._matrices = {weight: nn.Parameter(weight.detach().flatten(1).clone()) for weight in hidden}
+        self._normalize = normalize
+        self._muon = torch.optim.Muon(
+            list(self._matrices.values()),
             lr,
             weight_decay=weight_decay,
             momentum=momentum,
             nesterov=nesterov,
             ns_steps=ns_steps,
-            adjust_lr_fn="match_rms_adamw",
+            adjust_lr_fn=adjust_lr_fn,
         )
-        adamw = torch.optim.AdamW(rest, lr, betas, eps, weight_decay)
-        self._parts = muon, adamw
-        groups = [
-            {**part.param_groups[0], "params": own} for part, own in zip(self._parts, (hidden, rest), strict=True)
-        ]
+        self._rest = (
+            torch.optim.AdamW(others, lr, betas, eps, weight_decay)
+            if rest == "adamw"
+            else torch.optim.SGD(others, lr, rest_momentum, weight_decay=weight_decay, nesterov=rest_momentum > 0)
+        )
+        groups = [self._muon.param_groups[0] | {"params": hidden}, self._rest.param_groups[0] | {"params": others}]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @overload
@@ -154,92 +180,29 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        hidden = self.param_groups[0]["params"]
-        for weight, matrix in zip(hidden, self._matrices, strict=True):
+        trained = {weight: matrix for weight, matrix in self._matrices.items() if weight.grad is not None}
+        for weight, matrix in trained.items():
+            assert weight.grad is not None
             matrix.copy_(weight.flatten(1))
-            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        for part, group in zip(self._parts, self.param_groups, strict=True):
-            (part_group,) = part.param_groups
-            part_group |= {key: value for key, value in group.items() if key != "params"}
-            for parameter, part_parameter in zip(group["params"], part_group["params"], strict=True):
-                part.state[part_parameter] = self.state[parameter]  # the same dict, not a copy
+            matrix.grad = weight.grad.flatten(1)
+            if self._normalize:
+                matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
+        # Groups may have been divided since, and their learning rates change.
+        is_hidden = [group["params"][0] in self._matrices for group in self.param_groups]
+        for part, own in ((self._muon, True), (self._rest, False)):
+            groups = [group for group, hidden in zip(self.param_groups, is_hidden, strict=True) if hidden == own]
+            part.param_groups[:] = [
+                group | {"params": [p for p in self._own(group["params"]) if p.grad is not None]} for group in groups
+            ]
+            for group in groups:
+                for parameter, part_parameter in zip(group["params"], self._own(group["params"]), strict=True):
+                    part.state[part_parameter] = self.state[parameter]  # the same dict, not a copy
             part.step()
-        for weight, matrix in zip(hidden, self._matrices, strict=True):
+        for weight, matrix in trained.items():
             weight.copy_(matrix.view_as(weight))
+            matrix.grad = None
         return loss
 
-
-def averages(optimizer: Optimizer) -> bool:
-    """Whether an optimizer trains other weights than those to be used, as Schedule-Free does.
-
-    Such an optimizer has methods `train` and `eval`, which exchange the weights. While it trains, the weights to use
-    depend on both the parameters and its state, so nothing else may change the parameters, not even to bound a step.
-    """
-    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
-
-
-@contextmanager
-def averaged(model: nn.Module, optimizer: Optimizer, batches: Iterable[Tensor]) -> Iterator[None]:
-    """A context in which the model holds the averaged weights of an optimizer such as Schedule-Free.
-
-    On leaving, the model has its training weights again, to the bit. For other optimizers nothing happens, and no batch
-    is read. Schedule-Free (Defazio et al. 2024, arXiv:2405.15682) takes gradients at y, while x are the weights to use:
-
-        y = (1 - beta) z + beta x ; z <- z - lr (step at y) ; x <- (1 - c) x + c z
-
-    Batch normalization has gathered its statistics at y. Those for x are the means over `batches`, with all other
-    layers in evaluation mode: dropout is off, and no random number is drawn.
-
-    Args:
-        model: with its training weights; each module stays in its mode, training or evaluation.
-        optimizer: of `make_optimizer`.
-        batches: images of some training batches, best of equal size, each of more than one image. They are read only if
-            the model has batch normalization with statistics. The same ones each time make results reproducible.
-
-    Raises:
-        ValueError: the model has such statistics, and there are no batches.
-    """
-    if not averages(optimizer):
-        yield
-        return
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    tensors = [*model.parameters(), *(buffer for norm in norms for buffer in norm.buffers())]
-    training_values = [tensor.detach().clone() for tensor in tensors]
-    _switch(optimizer, "eval")
-    try:
-        if norms:
-            _measure(model, norms, batches)
-        yield
-    finally:
-        _switch(optimizer, "train")
-        with torch.no_grad():  # `train` computes y again, with other rounding
-            for tensor, value in zip(tensors, training_values, strict=True):
-                tensor.copy_(value)
-
-
-def _switch(optimizer: Any, mode: str) -> None:
-    getattr(optimizer, mode)()
-
-
-@torch.no_grad()
-def _measure(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
-    """Replaces the statistics of `norms` by the means over `batches`."""
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # in torch: the mean over all batches
-        norm.train()
-    try:
-        count = 0
-        for batch in batches:
-            model(batch)
-            count += 1
-        if count == 0:
-            raise ValueError("batch normalization needs training batches to fit the averaged weights; there were none")
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
+    def _own(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        """What the parts step: the matrices of hidden weights, and the other parameters themselves."""
+        return [self._matrices.get(parameter, parameter) for parameter in parameters]

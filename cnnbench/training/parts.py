@@ -18,7 +18,8 @@ from cnnbench.data.datamodule import ImageData, Normalize
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
 from cnnbench.runtime.randomness import Stream, derived_seed
-from cnnbench.training import optimizers, regularizers, transfer
+from cnnbench.training import averaging, initialisation, optimizers, parameter_groups, regularizers, transfer
+from cnnbench.training.averaging import Average
 from cnnbench.training.loggers import check_loggers
 from cnnbench.training.module import Epoch, Recipe
 from cnnbench.training.schedules import Schedule
@@ -41,8 +42,8 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
             f"hardware.devices={config.hardware.devices}: PyTorch finds {gpus} GPUs here. Allowed: 1 to {gpus}."
         )
     for group, spec, given, base in (
-        ("model", transfer.own_keys(config.model), ("image_shape", "classes"), nn.Module),
-        ("optimizer", config.optimizer, ("params", "model"), Optimizer),
+        ("model", initialisation.own_keys(config.model), ("image_shape", "classes"), nn.Module),
+        ("optimizer", optimizers.own_keys(config.optimizer), ("params", "model"), Optimizer),
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, base, f"a {base.__module__}.{base.__name__}")
@@ -79,14 +80,18 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
                     f"batch_size={batch_size(config)}: with {data.sizes['train']:,} training images the last batch has "
                     f"one image, and batch norm needs two for a standard deviation. Use another batch_size."
                 ) from None
-        transfer.initialise(config, network)
+        initialisation.check(config.model, network, data.image_shape)
+        initialise(config, network, torch.zeros(1, *data.image_shape))
     optimizer = make_optimizer(config, network)
-    if optimizers.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
+    if averaging.averages(optimizer) and config.average.method != "none":
+        raise ConfigError(f"average={config.average.method}: {config.optimizer['_target_']} averages weights itself.")
+    if averaging.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
         raise ConfigError(
             f"optimizer: {config.optimizer['_target_']} averages weights, which update.max_step and "
             f"regularizer.weight_decay would break. It may have a weight_decay of its own: optimizer.weight_decay."
         )
     epoch = epoch_of(config, data)
+    make_average(config, epoch, network)
     schedule = make_schedule(config, epoch, optimizer)
     try:  # some schedulers check their arguments only when they step
         optimizer.step()
@@ -120,7 +125,7 @@ def epoch_of(config: Config, data: ImageData) -> Epoch:
     Raises:
         ConfigError: a step would need more batches than an epoch has.
     """
-    epoch = Epoch(data.sizes["train"], batch_size(config), 1, config.update.reduction)
+    epoch = Epoch(data.sizes["train"], batch_size(config), 1, config.update.reduction, config.loss.reduction == "sum")
     accumulate = config.update.accumulate or epoch.batches
     if accumulate > epoch.batches:
         raise ConfigError(
@@ -141,10 +146,25 @@ def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) 
     Raises:
         ConfigError: the class refuses a value, or has no place for the regularizer's dropout or batch normalization.
     """
-    spec = regularizers.put_in(config.regularizer, transfer.own_keys(config.model))
+    spec = regularizers.put_in(config.regularizer, initialisation.own_keys(config.model))
     network = build("model", spec, image_shape, classes)
     assert isinstance(network, nn.Module)
     return network
+
+
+def initialise(config: Config, network: nn.Module, images: Tensor) -> None:
+    """Gives a new network the weights that the keys of `model` ask for, and freezes parameters.
+
+    Args:
+        config: of the run.
+        network: with the weights of its class.
+        images: normalised training images (n, channels, height, width).
+
+    Raises:
+        ConfigError: a checkpoint or a parameter's name does not fit the network.
+    """
+    initialisation.initialise(config.model, network, images)
+    transfer.load_and_freeze(config, network)
 
 
 def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list[float]) -> nn.Sequential:
@@ -170,12 +190,15 @@ def make_recipe(config: Config, epoch: Epoch) -> Recipe:
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
+        make_average=partial(make_average, config, epoch),
+        groups=parameter_groups.read(config.optimizer.get("groups") or {}),
         loss=make_loss(config, training=True),
         validation_loss=make_loss(config, training=False),
         regularizer=config.regularizer,
         clip=config.clip,
         max_step=config.update.max_step,
         mixup=config.augment.mixup,
+        tta=config.evaluation.tta,
     )
 
 
@@ -210,6 +233,25 @@ def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     return optimizers.make_optimizer(config.optimizer, model, config.hardware.fused)
 
 
+def make_average(config: Config, epoch: Epoch, model: nn.Module) -> Average:
+    """Builds the average of the model's weights; with `average=none` one that does nothing.
+
+    Raises:
+        ConfigError: the run ends before the average is first brought up to date.
+    """
+    average, steps = config.average, config.epochs * epoch.steps
+    start = average.start if average.start is not None else 3 * config.epochs // 4 if average.method == "swa" else 0
+    every = average.every or epoch.steps
+    if average.method != "none" and start >= config.epochs:
+        raise ConfigError(f"average.start={start}: the run has only {config.epochs} epochs.")
+    if average.method != "none" and start * epoch.steps + every > steps:
+        raise ConfigError(
+            f"average.every={every}: the run has only {steps - start * epoch.steps} steps to average"
+            f"{f' after average.start={start} epochs' if start else ''}."
+        )
+    return Average(average, model, every, start * epoch.steps, steps)
+
+
 _FILLED = ("T_max", "total_steps", "max_lr")
 """Arguments of schedulers that the run fills in: its length, in the scheduler's unit, and the learning rate."""
 
@@ -230,7 +272,9 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
     if spec.get("_target_") is None:
         return Schedule(optimizer, None, False, warm_steps, epoch.steps)
     length = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
-    filled = {"T_max": int(length), "total_steps": int(length), "max_lr": config.lr}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    top = config.lr if len(rates) == 1 else rates
+    filled = {"T_max": int(length), "total_steps": int(length), "max_lr": top}
     takes = inspect.signature(locate(spec["_target_"])).parameters
     spec |= {key: value for key, value in filled.items() if key in takes and spec.get(key) is None}
     try:
@@ -254,7 +298,7 @@ def make_loss(config: Config, training: bool) -> partial[Tensor]:
         training: whether labels are smoothed; the loss of validation and test has no label smoothing.
     """
     smoothing = config.regularizer.label_smoothing if training else 0.0
-    if config.loss == "squared_error":
+    if config.loss.name == "squared_error":
         return partial(squared_error, label_smoothing=smoothing)
     return partial(F.cross_entropy, label_smoothing=smoothing)
 

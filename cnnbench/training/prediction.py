@@ -11,7 +11,8 @@ from cnnbench.data.datamodule import Normalize
 from cnnbench.data.images import decode
 from cnnbench.errors import CheckpointError, ConfigError
 from cnnbench.results import records
-from cnnbench.training import checkpoints, regularizers, transfer
+from cnnbench.training import checkpoints, initialisation, regularizers
+from cnnbench.training.test_time import Versions
 
 
 def load(run_folder: str | Path) -> nn.Module:
@@ -64,7 +65,7 @@ def _model(folder: Path, record: records.Record) -> nn.Module:
     if data.mean is None or data.deviation is None:
         raise ConfigError(f"{folder}: its record doesn't tell how its images were normalised.")
     spec = record.search.model if record.search else None
-    spec = regularizers.put_in(Regularizer(**config["regularizer"]), transfer.own_keys(spec or config["model"]))
+    spec = regularizers.put_in(Regularizer(**config["regularizer"]), initialisation.own_keys(spec or config["model"]))
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data.mean, data.deviation))
     model.add_module("network", build("model", spec, data.shape, len(data.classes)))
@@ -72,4 +73,4 @@ def _model(folder: Path, record: records.Record) -> nn.Module:
         model.load_state_dict(checkpoints.read(folder / "best.ckpt")["model"])
     except CheckpointError as error:
         raise ConfigError(f"{error}.") from None
-    return model.eval()
+    return Versions(model, record.protocol.tta).eval() if record.protocol.tta != "none" else model.eval()

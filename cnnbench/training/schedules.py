@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: torch's schedulers, two of document 2, and a warm-up before any of them."""
+"""Schedules of the learning rate: two of document 2, a triangle, and a warm-up before any schedule."""
 
 import math
 from typing import Any
@@ -25,6 +25,29 @@ def redwood(optimizer: Optimizer, delta: float) -> LRScheduler:
     """
     _check(delta)
     return LambdaLR(optimizer, lambda t: 1 / math.sqrt(1 + delta * t))
+
+
+def triangular(
+    optimizer: Optimizer, total_steps: int, start: float = 0.2, peak: float = 0.23, end: float = 0.07
+) -> LRScheduler:
+    """The learning rate in step t, counted from 0, of T: linear from `start` lr to lr, then to `end` lr (Jordan 2024).
+
+        lr (start + (1 - start) t / P)  for t < P = peak T ;  lr (1 + (end - 1) (t - P) / (T - P))  from there on
+
+    With peak = 0 it only falls.
+
+    Raises:
+        ValueError: `peak` is not from 0 to 1, or `start` or `end` is negative.
+    """
+    if not 0 <= peak < 1:
+        raise ValueError(f"peak={peak}: must be at least 0 and below 1.")
+    if not (start >= 0 and end >= 0):
+        raise ValueError(f"start={start}, end={end}: must be at least 0.")
+    top = peak * total_steps
+    return LambdaLR(
+        optimizer,
+        lambda t: start + (1 - start) * t / top if t < top else 1 + (end - 1) * (t - top) / (total_steps - top),
+    )
 
 
 def _check(delta: float) -> None:

@@ -43,6 +43,8 @@ class State:
     ended: bool
     """Whether no epoch is left."""
     version: int = VERSION
+    average: dict[str, Any] | None = None
+    """What `state_dict` of the average of weights gives; None in states of earlier versions."""
 
     @staticmethod
     def of(saved: dict[str, Any]) -> "State":
@@ -172,6 +174,7 @@ class Training:
             lightning=lightning,
             optimizer=optimizer.state_dict(),
             schedule=module.schedule.state_dict(),
+            average=module.average.state_dict(),
             callbacks=states,
             steps=trainer.global_step,
             ended=epochs > trainer.current_epoch and (trainer.should_stop or epochs == self.config.epochs),
@@ -186,9 +189,11 @@ class Training:
                 callback.load_state_dict(state.callbacks[name])
 
     def restore_optimizer(self, state: State) -> None:
-        """Takes back optimizer and schedule."""
+        """Takes back optimizer, schedule and averaged weights."""
         optimizers.take_back(self.trainer.optimizers[0], state.optimizer)
         self.module.schedule.load_state_dict(state.schedule)
+        if state.average is not None:
+            self.module.average.load_state_dict(state.average)
 
     def _make_trainer(self, logger: pl.loggers.Logger | None, uneven: bool) -> pl.Trainer:
         """Lightning's trainer. It writes and shows nothing by itself; the callbacks do.

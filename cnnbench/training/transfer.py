@@ -7,7 +7,6 @@ trained.
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -17,11 +16,6 @@ from cnnbench.training import checkpoints
 
 KEYS = ("init_from", "init_digest", "freeze")
 """Keys of the `model` group that are handled here, and are no arguments of the network's class."""
-
-
-def own_keys(model: dict[str, Any]) -> dict[str, Any]:
-    """The part of the `model` group that goes to the network's class."""
-    return {key: value for key, value in model.items() if key not in KEYS}
 
 
 def identify(config: Config) -> None:
@@ -35,7 +29,7 @@ def identify(config: Config) -> None:
         config.model["init_digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
-def initialise(config: Config, network: nn.Module) -> None:
+def load_and_freeze(config: Config, network: nn.Module) -> None:
     """Loads the weights of `model.init_from`, and freezes the parameters of `model.freeze`.
 
     Raises:
