@@ -191,10 +191,13 @@ def option(path: Path, default: str) -> str:
 def experiment(path: Path) -> str:
     """An experiment as an item of a list, with what it sweeps."""
     values = yaml.safe_load(path.read_text())
-    sweep = " ".join(f"{key}={value}" for key, value in values["hydra"]["sweeper"]["params"].items())
+    params = values["hydra"]["sweeper"]["params"] if "hydra" in values else {}
+    sweep = f" Sweeps `{' '.join(f'{key}={value}' for key, value in params.items())}`." if params else ""
     rungs = "; ".join(f"{name} (`{' '.join(words)}`)" for name, words in values.get("ladder", {}).items())
     ladder = f" Its ladder: {rungs}." if rungs else ""
-    return wrapped(f"- **`{path.stem}`**. {comment(path)} Sweeps `{sweep}`.{ladder}", "  ")
+    parts = "; ".join(f"{name} (`{' '.join(words)}`)" for name, words in values.get("leave_out", {}).items())
+    omissions = f" Leaves out, one at a time: {parts}." if parts else ""
+    return wrapped(f"- **`{path.stem}`**. {comment(path)}{sweep}{ladder}{omissions}", "  ")
 
 
 def group_section(group: str, default: str) -> list[str]:

@@ -67,6 +67,14 @@ def command(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[str], Re
     return run
 
 
+def refused(result: Result, says: str, here: Path) -> None:
+    """The command was refused in one line that says so, and wrote nothing."""
+    assert result.code == 2, result.err
+    assert says in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (here / "runs").exists()
+
+
 def record(folder: Path) -> dict[str, Any]:
     """The one record below `folder`."""
     (path,) = (p for p in folder.rglob("record.json") if ".old" not in p.parts)

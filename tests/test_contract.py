@@ -17,7 +17,8 @@ from cnnbench.config.composition import config_source
 from cnnbench.config.keys import CONF
 from cnnbench.config.targets import Spec, build
 from cnnbench.errors import ConfigError
-from cnnbench.training.optimizers import averaged, averages, make_optimizer, split, take_back
+from cnnbench.training.averaging import averaged, averages
+from cnnbench.training.optimizers import make_optimizer, split, take_back
 
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 
@@ -180,6 +181,32 @@ def test_muon_whatever_the_layout() -> None:
     for model in models:
         make_optimizer(spec("optimizer=muon"), model).step()
     assert same(values(models[0])[:12], values(models[1])[:12])
+
+
+def test_muon_with_sgd_by_hand() -> None:
+    """Hidden weights against torch's Muon after they were scaled to sqrt(rows), the others against torch's SGD."""
+    model, twin = network(), network()
+    twin.load_state_dict(model.state_dict())
+    hidden, rest = split(twin)
+    matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in hidden]
+    sgd = torch.optim.SGD(rest, 0.1, momentum=0.8, nesterov=True)
+    muon = torch.optim.Muon(matrices, 0.1, weight_decay=0, momentum=0.6, adjust_lr_fn="original")
+    words = ["optimizer=muon_sgd", "lr=0.1", "optimizer.rest_momentum=0.8", "optimizer.groups=null"]
+    optimizer = make_optimizer(spec(*words), model)
+    for images, labels in batches(3):
+        gradients(model, images, labels)
+        optimizer.step()
+        gradients(twin, images, labels)
+        for matrix, weight in zip(matrices, hidden, strict=True):
+            matrix.data.mul_(len(matrix) ** 0.5 / matrix.detach().norm())
+            matrix.grad = weight.grad.flatten(1)
+        muon.step()
+        sgd.step()
+        for matrix, weight in zip(matrices, hidden, strict=True):
+            weight.data.copy_(matrix.detach().view_as(weight))
+        assert same(values(model)[:12], values(twin)[:12])
+        model.zero_grad()
+        twin.zero_grad()
 
 
 SCHEDULES: list[Callable[[Optimizer], Any]] = [

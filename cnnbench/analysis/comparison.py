@@ -29,7 +29,8 @@ class Comparison:
     contestants: list[Contestant]
     baseline: str | None = None
     """The contestant that the others are compared with; None compares all pairs."""
-    given_target: float | None = None
+    targets: tuple[float, ...] = ()
+    """Validation accuracies whose cost was asked for; the verdicts on costs are about the first one."""
     ladder: Ladder | None = None
     """What the contestants are the rungs of."""
     margin: float | None = None
@@ -108,8 +109,8 @@ class Comparison:
     @cached_property
     def target(self) -> float:
         """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches."""
-        if self.given_target is not None:
-            return self.given_target
+        if self.targets:
+            return self.targets[0]
         means = [mean for c in self.contestants if (mean := c.mean("val_acc")) is not None]
         return math.floor(100 * statistics.median(means)) / 100 if means else 0.0
 

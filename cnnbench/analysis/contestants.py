@@ -134,7 +134,8 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
         of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
         one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
-        `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained.
+        `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained;
+        `operations`: of the whole training, three times those of a forward pass for each image.
     """
     history, best, last, seconds = run.history, run.best, run.history[-1], run.seconds
     assert best is not None, "a run that is done has one"
@@ -152,6 +153,7 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         "seconds": seconds,
         "images_per_second": last.images_seen / seconds if seconds else None,
         "parameters": run.parameters,
+        "operations": None if run.flops is None else 3.0 * run.flops * last.images_seen,
         "target_epochs": math.inf if hit is None else hit + 1,
         "target_images": math.inf if hit is None else history[hit].images_seen,
         "target_seconds": math.inf if hit is None else sum(row.seconds for row in history[: hit + 1]),

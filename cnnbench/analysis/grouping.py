@@ -6,6 +6,7 @@ validation source are the same.
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def compare(
     runs: list[Record],
     by: str | None = None,
     baseline: str | None = None,
-    target: float | None = None,
+    targets: Sequence[float] = (),
     apart: bool = False,
     ladder: Ladder | None = None,
     margin: float | None = None,
@@ -37,7 +38,7 @@ def compare(
         by: a config group; of all settings with the same option of it only the one with the best mean validation
             accuracy is kept.
         baseline: the label of the contestant that all others are compared with.
-        target: validation accuracy whose cost is shown.
+        targets: validation accuracies whose cost is shown.
         apart: runs that can't stand in one table get a table for each data, split and validation source.
         ladder: its rungs lend their names to the contestants.
         margin: differences of accuracy below it do not matter, from 0 to 1; None asks for no equivalence.
@@ -83,7 +84,7 @@ def compare(
                 contestant.label, contestant.tunings = label, tuning.numbered(label, ended)
         labelled.sort(key=lambda c: (not c.done, -(c.score("val_acc") or -1.0), c.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, target, ladder, margin, share, tuning))
+        comparisons.append(Comparison(title, shown, None, tuple(targets), ladder, margin, share, tuning))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):

@@ -1,7 +1,8 @@
 """The plan of a ladder, which asks what additions to a recipe pay, and the judgement of a rung.
 
 Each rung adds something to what the rungs below it have left, and stays if that pays. It is a greedy search: what was
-left out is not tried again, unless a later rung names it.
+left out is not tried again, unless a later rung names it. After the top, each ingredient that `leave_out` names is
+taken away on its own: what something is worth in the recipe where it works.
 """
 
 import json
@@ -21,10 +22,11 @@ from cnnbench.runtime import files
 FILE = "ladder.json"
 """In the folder of the rungs' runs."""
 
-VERSION = 1
+VERSION = 2
+"""Of the file. Version 1 left nothing out one at a time."""
 
 JobsOf = Callable[[list[str]], list[Job]]
-"""Gives the jobs, one for each seed, of what was typed with more words behind it."""
+"""Gives the jobs, one for each seed, of what was typed with more words after it."""
 
 START = "start"
 """The name of the recipe to which nothing was added."""
@@ -35,17 +37,19 @@ FRESH = "top, fresh seeds"
 
 @dataclass
 class Rung:
-    """One addition, with its runs."""
+    """One addition, or one omission, with its runs."""
 
     name: str
     words: list[str]
-    """What it adds, as typed."""
+    """What it changes, as typed."""
     runs: list[str]
     """Ids of its runs, one for each seed."""
     kept: bool | None = None
     """None: not decided yet."""
     fresh: bool = False
     """Whether it adds nothing, but runs what was kept again with seeds that decided nothing."""
+    without: bool = False
+    """Whether it leaves out something of what was kept. It stands on the top, and is not kept itself."""
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Ladder:
 
 
 def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
-    """The start's jobs, and those of each rung if all below it were kept.
+    """The start's jobs, those of each rung if all below it were kept, and those of each omission.
 
     Raises:
         ConfigError: something else than seeds is swept, or a rung is not legal or changes more than a recipe.
@@ -86,11 +90,14 @@ def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
     if len(start) < 2:
         raise ConfigError("seed: a ladder needs several, such as seed=0,1,2: one can't show that a rung pays.")
     rungs = [start]
+    config = start[0].config
     added: list[str] = []
-    for name, words in start[0].config.ladder.items():
-        added += words
+    changes = [("ladder", name, words) for name, words in config.ladder.items()]
+    changes += [("leave_out", name, words) for name, words in config.leave_out.items()]
+    for key, name, words in changes:
         try:
-            jobs = jobs_of(added)
+            jobs = jobs_of([*added, *words])
+            added += words if key == "ladder" else []
             if swept := _beside_seeds(jobs):
                 raise ConfigError(f"{swept}: a rung is no sweep.")
             if len(jobs) != len(start):
@@ -99,7 +106,7 @@ def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
                 if changed := next((key for key in before if now[key] != before[key]), None):
                     raise ConfigError(f"{changed}={now[changed]}: a rung can't change {changed}, only the recipe.")
         except ConfigError as error:
-            raise ConfigError(f"ladder, {name}: {error}") from None
+            raise ConfigError(f"{key}, {name}: {error}") from None
         rungs.append(jobs)
     return rungs
 
@@ -137,4 +144,4 @@ def read(folder: Path) -> Ladder | None:
     Raises:
         ConfigError: it is damaged, or was written by another version.
     """
-    return decoding.read_plan(folder / FILE, Ladder, (VERSION,))
+    return decoding.read_plan(folder / FILE, Ladder, (1, VERSION))

@@ -127,7 +127,7 @@ def check_contestants(jobs: list[Job]) -> None:
         ConfigError: they can't.
     """
     configs = [job.config for job in jobs]
-    if configs[0].ladder:
+    if configs[0].ladder or configs[0].leave_out:
         raise ConfigError("seeds=auto: a ladder has the same seeds on each rung; give their number, such as seeds=5.")
     if len(jobs) < 2:
         raise ConfigError("seeds=auto: needs two contestants, such as optimizer=sgd,adam; seeds=5 runs one five times.")

@@ -61,7 +61,7 @@ def train(words: list[str]) -> int:
 
         if any(job.config.seeds == "auto" for job in jobs):
             return _add_seeds(jobs, jobs_of, engine, options.dry_run)
-        rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
+        rungs = rehearse(jobs_of) if jobs[0].config.ladder or jobs[0].config.leave_out else [jobs]
         if options.dry_run:
             _dry_run(rungs, options.overrides)
             return 0
@@ -101,7 +101,9 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
     total = sum(map(len, rungs))
     print(f"{total} runs" if total > 1 else "1 run")
-    for name, jobs in zip([START, *rungs[0][0].config.ladder], rungs, strict=True):
+    config = rungs[0][0].config
+    omissions = [f"without {name}" for name in config.leave_out]
+    for name, jobs in zip([START, *config.ladder, *omissions], rungs, strict=True):
         for job in jobs:
             line = " ".join(job.overrides) or " ".join(words)
             print(f"{name}: {line}" if len(rungs) > 1 else line)
@@ -145,7 +147,9 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
 def _compare(words: list[str]) -> int:
     parser = command_parser("compare", "Compares finished runs.")
     parser.add_argument(
-        "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | margin=0.5 | apart=true"
+        "words",
+        nargs="*",
+        metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65,0.7 | margin=1 | apart=true",
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
     options = parser.parse_intermixed_args(words)
@@ -156,7 +160,8 @@ def _compare(words: list[str]) -> int:
             raise ConfigError(f"{word}: compare has no such setting.{nearest(word.partition('=')[0], allowed)}")
     if not rest:
         raise ConfigError("compare: name a folder of runs, such as runs/default.")
-    target = number(settings, "target", float, 0, 1)
+    words_of_target = settings["target"].split(",") if "target" in settings else []
+    targets = [number({"target": word}, "target", float, 0, 1) for word in words_of_target]
     margin = number(settings, "margin", float, -math.inf, 100)
     if margin is not None and margin <= 0:
         raise ConfigError(f"margin={settings['margin']}: must be above 0, in percentage points of accuracy.")
@@ -165,7 +170,7 @@ def _compare(words: list[str]) -> int:
         raise ConfigError(f"apart={apart}: must be true or false.")
     by, baseline = settings.get("by"), settings.get("baseline")
     if options.cfg:
-        given = {"by": by, "baseline": baseline, "target": target, "margin": margin, "apart": apart == "true"}
+        given = {"by": by, "baseline": baseline, "targets": targets, "margin": margin, "apart": apart == "true"}
         print(as_yaml({"folders": rest, **given}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
@@ -175,7 +180,7 @@ def _compare(words: list[str]) -> int:
     ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
     limit = planned if margin is None else margin / 100
-    comparisons = compare(load(folders), by, baseline, target, apart == "true", ladder, limit, share, tuning)
+    comparisons = compare(load(folders), by, baseline, targets, apart == "true", ladder, limit, share, tuning)
     if options.json:
         from cnnbench.report.exports import as_json
 

@@ -457,7 +457,7 @@ class Config:
     """Where the numbers of each epoch go besides the record: Lightning's loggers, each under a name. Options add up:
     logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
     callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
-    """Lightning's callbacks, each under a name. Options add up: callbacks=[ema,lr_monitor]."""
+    """Lightning's callbacks, each under a name. Options add up, such as callbacks=[lr_monitor,mine]."""
     lr: float | None = None
     """Learning rate; null takes the optimizer's own default."""
     loss: Loss = field(default_factory=Loss)
@@ -503,6 +503,9 @@ class Config:
     ladder: dict[str, list[str]] = field(default_factory=dict, metadata=_ASIDE)
     """Additions to a recipe by name, each one a list of overrides. They are tried in this order, each one on top of
     those that were kept; one is kept if the best validation accuracy becomes significantly better."""
+    leave_out: dict[str, list[str]] = field(default_factory=dict, metadata=_ASIDE)
+    """Ingredients of a recipe by name, each one with the overrides that take it away. Each is left out on its own, of
+    the recipe with all that the `ladder` has kept, and judged by the best validation accuracy."""
 
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")

@@ -65,7 +65,7 @@ Styles = dict[str, dict[str, Any]]
 def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> list[str]:
     """Writes the figures; returns the names of their files."""
     sketches = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
-    sketches |= {"architecture": _architecture, "parameters": _parameters}
+    sketches |= {"architecture": _architecture, "parameters": _parameters, "operations": _operations}
     written = []
 
     def save(name: str, figure: Figure | None) -> None:
@@ -285,6 +285,35 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
     else:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axis)
+    return figure
+
+
+def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
+    """Accuracy by arithmetic operations of the training, a dot for each seed; None where all trainings cost alike.
+
+    The rungs of a ladder are named, and joined by a line where they were kept. Claims are horizontal lines.
+    """
+    shown, left_out = _shown(comparison)
+    shown = [c for c in shown if c.measured(comparison.measure) and c.measured("operations")]
+    counts = {count for c in shown for count in c.measured("operations")}
+    if not counts or max(counts) < 2 * min(counts):
+        return None
+    figure, (axis,) = _panels([3.6], [c.label for c in shown])
+    for i, contestant in enumerate(shown):
+        style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
+        points = contestant.measured("operations"), contestant.measured(comparison.measure)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
+    if comparison.ladder is not None:
+        by_run = {run.run_id: c for c in shown for run in c.runs}
+        kept = [by_run[rung.runs[0]] for rung in comparison.ladder.rungs if rung.kept and rung.runs[0] in by_run]
+        means = [(c.mean("operations"), c.mean(comparison.measure)) for c in kept]
+        axis.plot(*zip(*means, strict=True), color="0.6", linewidth=1, zorder=1)
+    for claimed in sorted({value for _, _, measure, value, _ in comparison.claims if measure == comparison.measure}):
+        axis.axhline(claimed, color="0.3", linewidth=1, linestyle=(0, (4, 3)))
+        axis.annotate(f"claimed: {claimed:.0%}", (0.01, claimed), xycoords=("axes fraction", "data"), va="bottom")
+    axis.set(xlabel="operations of the training", title=f"{comparison.judged}{left_out}", xscale="log")
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure

@@ -34,12 +34,17 @@ _CAPTIONS = {
     "architecture": "Probability of each candidate by epoch of the search. Lines: mean of the seeds; bands: their "
     "range.",
     "parameters": "{judged} by the number of trained parameters. Dots: seeds.",
+    "operations": "{judged} by the arithmetic operations of the training. Dots: seeds{rungs}; dashed: what a document "
+    "claims.",
     "sensitivity": "Best validation accuracy of each trial by the value tried. Stars: winners; crosses at the bottom: "
     "diverged or failed.",
     "budget": "Best validation accuracy to be expected of so many trials. Rings: another contestant takes the lead.",
     "confusion": "Test images of each true class (rows), in percent, by the class they were taken for (columns); all "
     "seeds together.",
 }
+
+
+_OF_COMPARISONS = ("curves", "accuracy", "target", "confusion", "architecture", "parameters", "operations")
 
 
 @dataclass
@@ -112,8 +117,9 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
         comparison=comparison,
         question=_question(labels) if comparison.ladder is None else "Which additions pay?",
         figures=_figures(
-            folder, drawn, ("curves", "accuracy", "target", "confusion", "architecture", "parameters"), labels, number,
+            folder, drawn, _OF_COMPARISONS, labels, number,
             judged=comparison.judged.capitalize(), target=comparison.target,
+            rungs="; line: what the ladder kept" if comparison.ladder else "",
             claimed="; crosses: what a document claims" if comparison.claims else "",
         ),
         tables=[_cut(sheet) for sheet in main_sheets(comparison)],

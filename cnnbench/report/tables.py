@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from cnnbench.analysis import stats
 from cnnbench.analysis.comparison import CHOSEN, MOST_PAIRED, Comparison
 from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.corrections import LEVEL
-from cnnbench.analysis.ladder import Ladder, judge
+from cnnbench.analysis.ladder import Ladder, Rung, judge
 from cnnbench.analysis.tuning import Entry
 from cnnbench.analysis.tuning_results import Tuning
 
@@ -28,13 +29,18 @@ class Sheet:
 
 def main_sheets(comparison: Comparison) -> list[Sheet]:
     """Those that the terminal shows too."""
-    found = [] if comparison.ladder is None else [rungs(comparison, comparison.ladder)]
+    found = []
+    if (ladder := comparison.ladder) is not None:
+        found += [rungs(comparison, ladder)] if any(not rung.without for rung in ladder.rungs[1:]) else []
+        found += [omissions(comparison, ladder)] if any(rung.without for rung in ladder.rungs) else []
     found += [results(comparison), costs(comparison)]
+    if len(comparison.targets) > 1:
+        found.append(targets(comparison))
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
         if comparison.failures:
             found.append(failures(comparison))
-        if comparison.given_target is not None:
+        if comparison.targets:
             found.append(cost_verdicts(comparison))
     if any(run.search for c in comparison.contestants for run in c.runs):
         found.append(architectures(comparison))
@@ -64,6 +70,8 @@ def results(comparison: Comparison) -> Sheet:
     )
     if comparison.unit == "tuning":
         note += " An interval rests on the means of the tunings."
+    if versions := {run.protocol.tta for c in comparison.contestants for run in c.runs} - {"none"}:
+        note += f" Validation and test with test-time augmentation ({', '.join(sorted(versions))})."
     if any(c.broken for c in comparison.contestants):
         note += " All of these are of the runs that finished; in the verdicts a run that diverged or failed counts too."
     if max((len(c.done) for c in comparison.contestants), default=0) == 1:
@@ -85,9 +93,20 @@ def costs(comparison: Comparison) -> Sheet:
     columns += [f"reach {goal}", "after epochs", "images", "seconds"]
     note = f"Means over seeds, seconds of training alone. Until validation accuracy is at least {goal}: medians over "
     note += "all runs that ended, infinite (∞) where it was missed."
-    if comparison.given_target is None:
+    if not comparison.targets:
         note += f" {goal} is what the middle contestant reaches; target= sets another."
     return Sheet("Cost", columns, rows, note)
+
+
+def targets(comparison: Comparison) -> Sheet:
+    """What it took to reach each of several targets."""
+    rows = []
+    for c in comparison.contestants:
+        for target in comparison.targets:
+            hit = sum(map(math.isfinite, c.costs("epochs", target)))
+            rows.append([c.label, f"{target:.4g}", f"{hit} of {c.ended}", *(_reached(c, u, target) for u in UNITS)])
+    note = "Medians over all runs that ended, infinite (∞) where validation accuracy never was that high."
+    return Sheet("Time to targets", ["contestant", "target", "reached", *UNITS], rows, note)
 
 
 UNITS = ("epochs", "images", "seconds")
@@ -218,24 +237,12 @@ def architectures(comparison: Comparison) -> Sheet:
 
 def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
     """What each addition brought, and what it cost."""
-    found = {run.run_id: c for c in comparison.contestants for run in c.runs}
     rows = []
-    for i, rung in enumerate(ladder.rungs):
-        contestant, below = found.get(rung.runs[0]), ladder.rungs[0] if rung.fresh else ladder.below(i)
-        if contestant is None:
-            continue
-        change = ""
-        if below is not None and (without := found.get(below.runs[0])) is not None:
-            images = contestant.runs[0].data.sizes.val
-            planned = len(contestant.runs[0].config.get("ladder", {}))
-            pair = judge(without.by_seed("val_acc"), contestant.by_seed("val_acc"), images, planned)
-            change = " ".join(_change(pair))
-        decided = {None: "", True: "yes", False: "no"}[rung.kept]
-        forms = {"parameters": "{:,.0f}", "images_seen": "{:,.0f}", "seconds": "{:,.0f}"}
-        cost = [_mean(contestant, measure, form) for measure, form in forms.items()]
-        best, test = (_mean(contestant, measure, "{:.2%}") for measure in ("val_acc", "test_acc"))
-        rows.append([rung.name, " ".join(rung.words), best, change, decided, test, *cost])
-    columns = ["rung", "adds", "validation", "change", "kept", "test", "parameters", "images seen", "seconds"]
+    for rung, change, _, accuracies, spent in _rungs(comparison, ladder):
+        if not rung.without:
+            decided = {None: "", True: "yes", False: "no"}[rung.kept]
+            rows.append([rung.name, " ".join(rung.words), accuracies[0], change, decided, accuracies[1], *spent])
+    columns = ["rung", "adds", "validation", "change", "kept", "test", *_RUNG_COSTS]
     note = (
         f"Each rung adds to what was kept below it. It is kept if its best validation accuracy is better, by Welch's "
         f"t-test. The tests share 5 % among all rungs: the chance of keeping any useless one is at most 5 %. Change: "
@@ -243,6 +250,51 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
         f"start. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
     )
     return Sheet("Ladder", columns, rows, note, left=2)
+
+
+def omissions(comparison: Comparison, ladder: Ladder) -> Sheet:
+    """What the recipe loses without each of its ingredients."""
+    pays = {"worse": "yes", "better": "no, it harms"}
+    top = ladder.below(len(ladder.rungs))
+    rows = []
+    for rung, change, verdict, accuracies, spent in _rungs(comparison, ladder):
+        if rung is top:
+            rows.append(["all of them", "", accuracies[0], "", "", accuracies[1], *spent])
+        elif rung.without:
+            said = [change, pays.get(verdict, "not shown")]
+            rows.append([rung.name, " ".join(rung.words), accuracies[0], *said, accuracies[1], *spent])
+    columns = ["recipe", "instead", "validation", "change", "it pays", "test", *_RUNG_COSTS]
+    note = (
+        "Each ingredient is left out on its own. Change: of the best validation accuracy, on the recipe with all of "
+        "them, in percentage points with its interval. The ingredient pays if the recipe is worse without it, by "
+        "Welch's t-test; the tests share 5 % among all ingredients. The test accuracy decides nothing."
+    )
+    return Sheet("Left out one at a time", columns, rows, note, left=2)
+
+
+_RUNG_COSTS = {
+    "parameters": ("parameters", "{:,.0f}"),
+    "images seen": ("images_seen", "{:,.0f}"),
+    "operations": ("operations", "{:.2g}"),
+    "seconds": ("seconds", "{:,.0f}"),
+}
+
+
+def _rungs(comparison: Comparison, ladder: Ladder) -> Iterator[tuple[Rung, str, str, list[str], list[str]]]:
+    """Each rung that has runs, with its change, verdict, accuracies (validation and test) and costs."""
+    found = {run.run_id: c for c in comparison.contestants for run in c.runs}
+    for i, rung in enumerate(ladder.rungs):
+        contestant, below = found.get(rung.runs[0]), ladder.rungs[0] if rung.fresh else ladder.below(i)
+        if contestant is None:
+            continue
+        change = verdict = ""
+        if below is not None and (standard := found.get(below.runs[0])) is not None:
+            run = contestant.runs[0]
+            planned = len(run.config.get("leave_out" if rung.without else "ladder", {}))
+            pair = judge(standard.by_seed("val_acc"), contestant.by_seed("val_acc"), run.data.sizes.val, planned)
+            change, verdict = " ".join(_change(pair)), pair.verdict
+        accuracies = [_mean(contestant, measure, "{:.2%}") for measure in ("val_acc", "test_acc")]
+        yield rung, change, verdict, accuracies, [_mean(contestant, *each) for each in _RUNG_COSTS.values()]
 
 
 def claims(comparison: Comparison) -> Sheet:

@@ -201,6 +201,8 @@ class Record:
     data: Data
     parameters: int | None = None
     """Number of trained parameters."""
+    flops: int | None = None
+    """Operations of the network's forward pass for one image; None in records of earlier versions."""
     search: Search | None = None
     history: list[Epoch] = field(default_factory=list)
     best: Best | None = None

@@ -20,11 +20,11 @@ from cnnbench.sweeps.workers import Task
 
 
 def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs the start and each rung of the config's `ladder`, and prints the comparison.
+    """Runs the start, each rung of the config's `ladder` and each omission of `leave_out`; prints the comparison.
 
     Args:
         jobs_of: makes the jobs of a rung.
-        rehearsed: the jobs of the start, and of each rung as if all rungs before it were kept.
+        rehearsed: as `ladder.rehearse` gives them.
         images: the images of each job of the start.
         engine: carries the runs to other machines; None runs them here.
 
@@ -40,7 +40,8 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     climber.folder.mkdir(parents=True, exist_ok=True)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     due = deque(climber.begin())
-    results, code = carry_out(due, jobs[0].config.workers, len(jobs) + len(rehearsed[0]), epochs, engine, climber.after)
+    fresh = len(rehearsed[0]) if jobs[0].config.ladder else 0
+    results, code = carry_out(due, jobs[0].config.workers, len(jobs) + fresh, epochs, engine, climber.after)
     if any(result.status != "done" for result in results):
         code = code or 1
     if results:
@@ -54,38 +55,43 @@ class _Climber:
     def __init__(self, jobs_of: JobsOf, start: list[Job], images: list[ImageSet]) -> None:
         self._jobs_of, self._start, self._images = jobs_of, start, images
         config = start[0].config
-        self._rungs = list(config.ladder.items())
+        steps = [Rung(f"+ {name}", words, []) for name, words in config.ladder.items()]
+        steps += [Rung(FRESH, [], [], fresh=True)] if config.ladder else []
+        steps += [Rung(f"without {name}", words, [], without=True) for name, words in config.leave_out.items()]
+        self._steps = iter(steps)
+        self._additions, self._omissions = len(config.ladder), len(config.leave_out)
         self.folder = Path(config.runs_dir).expanduser() / config.name
         self.ladder = Ladder([])
         self._ended: dict[str, Record] = {}
 
     def begin(self) -> list[Task]:
         """Returns the runs of the start."""
-        return self._put(START, [], self._start)
+        return self._put(Rung(START, [], []), self._start)
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """Returns the runs of the next rung if `record` ended the current one, else nothing."""
         self._ended[record.run_id] = record
-        number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
+        rung = self.ladder.rungs[-1]
         if not all(run_id in self._ended for run_id in rung.runs):
             return []
         self._decide(rung, say)
         self.ladder.write(self.folder)
-        if rung.fresh or (number > len(self._rungs) and not self.ladder.top):
-            return []
-        if number > len(self._rungs):
-            return self._put(FRESH, [], self._jobs_of([*self.ladder.top, f"seed={self._fresh_seeds()}"]), fresh=True)
-        name, words = self._rungs[number - 1]
-        return self._put(f"+ {name}", words, self._jobs_of([*self.ladder.top, *words]))
+        for step in self._steps:
+            if step.fresh and not self.ladder.top:  # they would repeat the start
+                continue
+            words = [f"seed={self._fresh_seeds()}"] if step.fresh else step.words
+            return self._put(step, self._jobs_of([*self.ladder.top, *words]))
+        return []
 
     def _fresh_seeds(self) -> str:
         """As many seeds as the start has, which decided nothing."""
         seeds = [job.config.seed for job in self._start]
         return ",".join(str(max(seeds) + 1 + i) for i in range(len(seeds)))
 
-    def _put(self, name: str, words: list[str], jobs: list[Job], fresh: bool = False) -> list[Task]:
+    def _put(self, rung: Rung, jobs: list[Job]) -> list[Task]:
         tasks = list(zip(jobs, self._images, strict=True))
-        self.ladder.rungs.append(Rung(name, words, [folder_of(*task).name for task in tasks], fresh=fresh))
+        rung.runs = [folder_of(*task).name for task in tasks]
+        self.ladder.rungs.append(rung)
         self.ladder.write(self.folder)
         self._ended = {}
         return tasks
@@ -101,9 +107,12 @@ class _Climber:
             self._results = results
             return
         images = next(iter(self._ended.values())).data.sizes.val
-        pair = judge(self._results, results, images, len(self._rungs))
-        rung.kept = pair.verdict == "better"
+        pair = judge(self._results, results, images, self._omissions if rung.without else self._additions)
         change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"
+        if rung.without:
+            say(f"{rung.name}: {change} on {below.name}, {pair.verdict}")
+            return
+        rung.kept = pair.verdict == "better"
         say(f"{rung.name}: {change} on {below.name}, {pair.verdict}: {'kept' if rung.kept else 'left out'}")
         if rung.kept:
             self._results = results

@@ -32,6 +32,7 @@ from cnnbench.search.search import search
 from cnnbench.training import checkpoints, initialisation, parts, regularizers
 from cnnbench.training.loggers import Loggers
 from cnnbench.training.module import Classifier, Epoch
+from cnnbench.training.operations import flops
 from cnnbench.training.training import State, Surroundings, Training
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
@@ -248,6 +249,7 @@ class _Run:
         mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
         some = torch.from_numpy(self.images.train[data.split.train[: initialisation.PATCH_IMAGES]]).permute(0, 3, 1, 2)
         parts.initialise(config, network, Normalize(mean, std)(some))
+        self.result.flops = flops(network, data.image_shape)
         if config.hardware.compile:
             network.compile()
         self.result.data.mean, self.result.data.deviation = mean, std

@@ -82,11 +82,11 @@ def members(groups: list[Group], network: nn.Module) -> dict[str, list[nn.Parame
     kinds = _kinds(network)
     for group in groups:
         for pattern in group.match:
-            if not any(_matches(pattern, name, kind) for name, kind in kinds.items()):
+            if pattern not in KINDS and not any(_matches(pattern, name, kind) for name, kind in kinds.items()):
                 words = [*KINDS, *kinds, *dict.fromkeys(name.split(".")[0] + ".*" for name in kinds)]
                 raise ConfigError(
-                    f"optimizer.groups.{group.name}.match={pattern}: no parameter of this network has such a name or "
-                    f"kind.{nearest(pattern, words)}"
+                    f"optimizer.groups.{group.name}.match={pattern}: no parameter of this network has such a name, "
+                    f"and no kind.{nearest(pattern, words)}"
                 )
     found: dict[str, list[nn.Parameter]] = {group.name: [] for group in groups}
     for (name, kind), parameter in zip(kinds.items(), network.parameters(), strict=True):

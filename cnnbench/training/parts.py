@@ -54,6 +54,11 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     make_callbacks(config)
     check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
+    if config.augment.padding == "reflect" and config.augment.crop >= min(data.image_shape[1:]):
+        raise ConfigError(
+            f"augment.crop={config.augment.crop}: with augment.padding=reflect a shift must be smaller than the "
+            f"image's sides, {data.image_shape[1]}x{data.image_shape[2]}."
+        )
     processes, smallest = config.hardware.processes, min(data.sizes.values())
     if min(batch_size(config), smallest) < processes:
         raise ConfigError(

@@ -45,7 +45,7 @@ def tuned(here: Path, sampler: str = "random", lost: tuple[tuple[str, int], ...]
 def compared(folder: Path, target: float | None = None) -> tuple[Comparison, Tuning]:
     tuning = load_tuning(folder)
     assert tuning is not None
-    (comparison,) = compare(load([folder]), target=target, tuning=tuning)
+    (comparison,) = compare(load([folder]), targets=[] if target is None else [target], tuning=tuning)
     return comparison, tuning
 
 

@@ -47,9 +47,13 @@ TABLE = {
     "augment/cutout": Case(),
     "augment/document": Case(),
     "augment/flip_crop": Case(),
+    "augment/flip_translate": Case(),
     "augment/mixup": Case(),
     "augment/none": Case(),
-    "callbacks/ema": Case(),
+    "average/ema": Case(),
+    "average/lookahead": Case(),
+    "average/none": Case(),
+    "average/swa": Case(),
     "callbacks/lr_monitor": Case(),
     "callbacks/none": Case(),
     "data/digits": Case(),
@@ -61,6 +65,8 @@ TABLE = {
     "logger/csv": Case(),
     "logger/none": Case(),
     "logger/tensorboard": Case(),
+    "loss/cross_entropy": Case(),
+    "loss/squared_error": Case(),
     "model/all_cnn_c": Case(f"{FEW} data.image_size=12", 2),
     "model/deepobs_3c3d": Case(f"{FEW} data.image_size=12", 2),
     "model/document_cnn": Case(),
@@ -71,6 +77,7 @@ TABLE = {
     "model/resnet18": Case(f"{FEW} optimizer=sgd", 2),
     "model/resnet20": Case(FEW, 2),
     "model/small_vgg": Case(),
+    "model/speed_cnn": Case(f"{COLOURS} data.image_size=12", 2),
     "model/torchvision": Case(f"{COLOURS} data.image_size=32", 2),
     "model/vgg16_bn": Case(f"{FEW} optimizer=sgd", 2),
     "optimizer/adagrad": Case(),
@@ -79,6 +86,7 @@ TABLE = {
     "optimizer/lion": Case(),
     "optimizer/momentum": Case(),
     "optimizer/muon": Case(),
+    "optimizer/muon_sgd": Case(),
     "optimizer/nadam": Case(),
     "optimizer/nesterov": Case(),
     "optimizer/rmsprop": Case(),
@@ -100,6 +108,7 @@ TABLE = {
     "scheduler/plateau": Case(),
     "scheduler/redwood": Case(),
     "scheduler/step": Case(),
+    "scheduler/triangular": Case(),
     "search/document": Case(f"{DIGITS} model=plain_cnn"),
     "search/joint": Case(f"{DIGITS} model=plain_cnn"),
     "search/none": Case(),
@@ -121,6 +130,8 @@ DEFAULTS = {
     "model": "document_cnn",
     "optimizer": "adam",
     "regularizer": "none",
+    "loss": "cross_entropy",
+    "average": "none",
     "scheduler": "fixed",
     "update": "minibatch",
     "stop": "none",
@@ -130,6 +141,8 @@ DEFAULTS = {
 }
 
 SPACES = ["space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "space/sgd"]
+
+SPEEDRUNS = ["experiment/speedrun", "experiment/speedrun_94", "experiment/speedrun_parts"]
 
 SEEDS = 3
 EXPERIMENTS = {  # runs of one seed, and the side of the images that its model takes
@@ -165,6 +178,7 @@ def test_no_file_is_left_out() -> None:
             *ARCHIVES,
             *EXPERIMENTS,
             "experiment/reach_92",
+            *SPEEDRUNS,
             *SPACES,
             "hardware/ddp",
             "hardware/gpu",
@@ -351,3 +365,17 @@ def test_ladder(command, here: Path, name: str) -> None:
             found = json.loads((folder / run_id / "record.json").read_text())
             assert (found["status"], found["error"]) == ("done", None)
             assert found["config"]["claims"] == said["claims"]
+
+
+@pytest.mark.parametrize("name", SPEEDRUNS)
+def test_speedrun(command, here: Path, name: str) -> None:
+    """On images of 12x12, which leave room for all three poolings, with a small network."""
+    write_images(here / "colours", {"red": 6, "green": 6, "blue": 6})
+    said = read_yaml(name)
+    words = f"{COLOURS} experiment={name.split('/')[1]} data.image_size=12 model.widths=[4,8,8] optimizer.groups.whiten=null"
+    result = command(words)
+    assert result.code == 0, result.err
+    for path in (here / "runs" / said["name"]).glob("*/record.json"):
+        found = json.loads(path.read_text())
+        assert (found["status"], found["error"]) == ("done", None)
+    assert len(list((here / "runs" / said["name"]).iterdir())) >= 1 + len(said.get("leave_out", {}))

@@ -173,6 +173,18 @@ def test_flip_crop_gives_shifted_and_mirrored_images_each_its_own() -> None:
     )
 
 
+def test_a_reflected_shift_by_hand() -> None:
+    # A row 0 1 2 3 continues 2 1 | 0 1 2 3 | 2 1; five windows of four, moved by -2 to 2, and the same down.
+    row = torch.arange(4, dtype=torch.uint8)
+    image = (10 * row[:, None] + row).expand(200, 1, 4, 4)
+    ways = {(2, 1, 0, 1), (1, 0, 1, 2), (0, 1, 2, 3), (1, 2, 3, 2), (2, 3, 2, 1)}
+    changed = augmented(image, Augment(crop=2, padding="reflect"))[:, 0]
+    assert {tuple((one[0] % 10).tolist()) for one in changed} == ways
+    assert {tuple((one[:, 0] // 10).tolist()) for one in changed} == ways
+    for one in changed:
+        assert torch.equal(one, 10 * (one[:, :1] // 10) + one[:1] % 10)
+
+
 def mirrored(batch: torch.Tensor, changed: torch.Tensor) -> list[bool]:
     sides = []
     for old, new in zip(batch, changed, strict=True):

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import refused
 from made_records import made
 from scipy.stats import t as student
 
@@ -128,11 +129,38 @@ def test_climbs_and_leaves_out_what_does_not_pay(command, here: Path, mine: Path
     assert "ladder.json: not a whole JSON file" in torn.err
 
 
+def test_leaves_out_one_ingredient_at_a_time(command, here: Path, mine: Path) -> None:
+    text = EXPERIMENT.replace("lr: 1.0e-5", "lr: 0.01").split("ladder:")[0]
+    text += 'leave_out: {rate: [lr=1e-5], nothing: [optimizer.eps=1e-8]}\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1,2"}}}\n'
+    mine.with_name("parts.yaml").write_text(text)
+    words = UP.replace("experiment=up", "experiment=parts")
+    listed = command(f"{words} --dry-run").out.splitlines()
+    assert listed[0] == "9 runs"
+    assert listed[4] == "without rate: seed=0"
+    result = command(words)
+    assert result.code == 0, result.err
+    plan = climbed(here)
+    assert [rung.name for rung in plan.rungs] == ["start", "without rate", "without nothing"]
+    assert [(rung.without, rung.kept) for rung in plan.rungs] == [(False, True), (True, None), (True, None)]
+    assert "without nothing: validation accuracy +0.00 points on start, not distinguishable" in result.err
+    lines = (here / "runs" / "up" / "comparison.md").read_text().splitlines()
+    start = lines.index("### Left out one at a time") + 2
+    names, _, *cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines[start : start + 4]]
+    whole, rate = (dict(zip(names, row, strict=True)) for row in cells)
+    assert (whole["recipe"], rate["recipe"], rate["instead"], rate["it pays"]) == (
+        "all of them", "without rate", "lr=1e-5", "yes",
+    )  # fmt: skip
+    lost = float(rate["validation"].rstrip("%")) - float(whole["validation"].rstrip("%"))
+    assert float(rate["change"].split(" [")[0].split(" ")[0]) == pytest.approx(lost, abs=0.011)
+    assert "### Ladder" not in lines
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         ("seed=0", "a ladder needs several"),
         ("seed=0,1 optimizer=sgd,adam", "optimizer=sgd: a ladder sweeps over seeds alone"),
+        ("'+leave_out={x:[\"data.limit=9\"]}'", "leave_out, x: data.limit=9: a rung can't change data.limit"),
         ("ladder=3", "ladder: must be a list of overrides for each name, such as {faster: [lr=0.1]}"),
     ],
 )
@@ -158,13 +186,6 @@ def test_refuses_a_rung(command, here: Path, mine: Path, rung: str, says: str) -
     head, tail = EXPERIMENT.split("  rate")[0], EXPERIMENT[EXPERIMENT.index("hydra:") :]
     mine.write_text(f"{head}  x: {rung}\n{tail}")
     refused(command(UP), says, here)
-
-
-def refused(result, says: str, here: Path) -> None:
-    assert result.code == 2, result.err
-    assert says in result.err
-    assert len(result.err.strip().splitlines()) == 1
-    assert not (here / "runs").exists()
 
 
 def test_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -4,12 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import record, without_times
 from interruptions import stop_after
-
-from cnnbench.training import checkpoints
-from cnnbench.training.module import Classifier
 
 DIGITS = "data=digits data.limit=500 epochs=3 logger=none"
 
@@ -59,36 +55,9 @@ def own(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     (folder / "counter.yaml").write_text("_target_: fingers.Counter\n")
     (folder / "stopper.yaml").write_text("stopper:\n  _target_: fingers.Stopper\n")
+    (folder / "ema.yaml").write_text("_target_: pytorch_lightning.callbacks.EMAWeightAveraging\ndecay: 0.99\n")
     (folder / "other.yaml").write_text("_target_: fingers.Other\n")
     return here / "mine"
-
-
-def test_ema_is_what_is_validated_tested_and_saved(command, here: Path, monkeypatch) -> None:
-    """Against the average worked out from the weights after each step; training itself does not change."""
-    assert command(f"{DIGITS} name=plain").code == 0
-    averages: list[dict[str, torch.Tensor]] = []
-    real = Classifier._step
-
-    def stepping(self, optimizer) -> None:
-        if not averages:
-            averages.append({key: value.clone() for key, value in self.model.network.state_dict().items()})
-        real(self, optimizer)
-        now = self.model.network.state_dict()
-        first = len(averages) == 1  # torch's average begins as a copy of the weights after the first step
-        averages.append({key: now[key].clone() if first else 0.9 * averages[-1][key] + 0.1 * now[key] for key in now})
-
-    monkeypatch.setattr(Classifier, "_step", stepping)
-    assert command(f"{DIGITS} callbacks=ema callbacks.ema.decay=0.9 name=ema").code == 0
-    plain, ema = (record(here / "runs" / name) for name in ("plain", "ema"))
-    assert [row["train_loss"] for row in ema["history"]] == [row["train_loss"] for row in plain["history"]]
-    assert [row["val_loss"] for row in ema["history"]] != [row["val_loss"] for row in plain["history"]]
-    assert ema["run_id"] != plain["run_id"]
-    (best,) = here.glob("runs/ema/*/best.ckpt")
-    steps = -(-ema["data"]["sizes"]["train"] // 128)
-    expected = averages[steps * ema["best"]["epoch"]]
-    for key, value in checkpoints.read(best)["model"].items():
-        if key.startswith("network."):
-            torch.testing.assert_close(value, expected[key.removeprefix("network.")], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("batches", [4, 5])

@@ -47,6 +47,12 @@ def twice(*values: float) -> list[float]:
         # (1 + cos(pi s / 8)) / 2 in step s of 8
         ("lr=1 scheduler=cosine", [1, 0.9619398, 0.8535534, 0.6913417, 0.5, 0.3086583, 0.1464466, 0.0380602]),
         ("lr=1 scheduler=cosine scheduler.interval=epoch", twice(1, 0.8535534, 0.5, 0.1464466)),
+        # Of eight steps, the peak at 2: 0.2 + 0.8 t / 2, then 1 - 0.93 (t - 2) / 6
+        ("lr=1 scheduler=triangular scheduler.peak=0.25", [0.2, 0.6, 1, 0.845, 0.69, 0.535, 0.38, 0.225]),
+        (
+            "lr=1 scheduler=triangular scheduler.peak=0 scheduler.end=0",
+            [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125],
+        ),
         # A rise over two steps of eight, then a warm-up's end: 1/2, 1, and the scheduler from its beginning
         ("lr=1 scheduler=fixed scheduler.warmup=1", [0.5, 1, 1, 1, 1, 1, 1, 1]),
         ("lr=1 scheduler=exponential scheduler.delta=3 scheduler.warmup=1", [0.5, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]),
