@@ -10,7 +10,8 @@ machine varies.
     bare             cnnbench's network and optimizer on the same batch again and again: the arithmetic alone
     cnnbench         a whole run, with Trainer, logging and record; the speed is that of its record
 
-The first three have document 3's CNN written out by hand. Other networks are cnnbench's own everywhere.
+The first three have document 3's CNN, or speed_cnn, written out by hand. Other networks are cnnbench's own
+everywhere.
 
     python scripts/bench_training.py --root DIR [--images 10000] [--repeats 5] [--precision fp32 bf16]
         [--augment none flip_crop document] [--model document_cnn --batch 128] [--only loop cnnbench]
@@ -40,6 +41,8 @@ from cnnbench.runtime.progress import Sweep
 from cnnbench.sweeps.run import run
 from cnnbench.training.parts import make_augmentation, make_model
 
+AUGMENTS = ("none", "flip_crop", "flip_translate", "document")
+
 
 def device_of(job: Job) -> torch.device:
     """The device on which the job runs."""
@@ -59,7 +62,9 @@ def own_network(job: Job, images: ImageSet) -> nn.Module:
 
 
 def written_network(job: Job, images: ImageSet) -> nn.Module:
-    """Document 3's CNN as one writes it by hand; for another model cnnbench's own network."""
+    """Document 3's CNN, or speed_cnn, as one writes it by hand; for another model cnnbench's own network."""
+    if job.choices["model"] == "speed_cnn":
+        return written_speed_cnn(len(images.classes))
     if job.choices["model"] != "document_cnn":
         return own_network(job, images)
     height, width, channels = images.train.shape[1:]
@@ -68,6 +73,27 @@ def written_network(job: Job, images: ImageSet) -> nn.Module:
         nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 128), nn.ReLU(), nn.Linear(128, len(images.classes)),
     )  # fmt: skip
+
+
+def written_speed_cnn(classes: int) -> nn.Module:
+    """The network of Jordan 2024 for 32x32 images, written by hand; its first weights are not trained."""
+
+    def norm(filters: int) -> nn.Module:
+        layer = nn.BatchNorm2d(filters)
+        layer.weight.requires_grad_(False)
+        return layer
+
+    def group(channels: int, filters: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(channels, filters, 3, padding=1, bias=False), nn.MaxPool2d(2), norm(filters), nn.GELU(),
+            nn.Conv2d(filters, filters, 3, padding=1, bias=False), norm(filters), nn.GELU(),
+        )  # fmt: skip
+
+    whiten = nn.Conv2d(3, 24, 2)
+    whiten.weight.requires_grad_(False)
+    groups = [group(24, 64), group(64, 256), group(256, 256)]
+    head = [nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, classes, bias=False)]
+    return nn.Sequential(whiten, nn.GELU(), *groups, *head)
 
 
 def train(
@@ -122,6 +148,7 @@ def through_a_loader(job: Job, images: ImageSet, count: int) -> Iterator[tuple[T
 
     known: dict[str, list[Any]] = {
         "none": [],
+        "flip_translate": [transforms.RandomCrop(32, 2, padding_mode="reflect"), transforms.RandomHorizontalFlip()],
         "flip_crop": [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()],
         "document": [transforms.RandomAffine(20, translate=(0.2, 0.2)), transforms.RandomHorizontalFlip()],
     }
@@ -201,7 +228,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="training images in an epoch")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
-    parser.add_argument("--augment", nargs="+", default=["none"], choices=["none", "flip_crop", "document"])
+    parser.add_argument("--augment", nargs="+", default=["none"], choices=[*AUGMENTS])
     parser.add_argument("--model", default="document_cnn")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--only", nargs="+", help="names of contestants")
