@@ -306,13 +306,12 @@ def test_python_m_and_version() -> None:
     ("break_it", "says"),
     [
         (lambda root: __import__("shutil").rmtree(root / "train"), ["no train/"]),
-        (lambda root: __import__("shutil").rmtree(root / "test"), ["no test/"]),
         (lambda root: [path.unlink() for path in (root / "train" / "red").iterdir()], ["train/red holds no images"]),
         (lambda root: (root / "train" / "red" / "0003.png").write_bytes(b"no image"), ["red/0003.png", "readable"]),
         (lambda root: (root / "test" / "red").rename(root / "test" / "rde"), ["test/rde", "Did you mean 'red'?"]),
         (lambda root: write_images(root, {"red": 1}, size=9), ["data.image_size", "9x9", "8x8"]),
     ],
-    ids=["no-train", "no-test", "empty-class", "unreadable", "class-name", "sizes"],
+    ids=["no-train", "empty-class", "unreadable", "class-name", "sizes"],
 )
 def test_bad_folders(command, here: Path, colours: Path, break_it, says: list[str]) -> None:
     break_it(colours)
