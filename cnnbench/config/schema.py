@@ -92,9 +92,9 @@ class Data:
     limit: int | None = field(default=None, metadata=_IMAGES)
     """At most this many training images (stratified, before the split), and at most as many test images."""
     val: str | None = field(default=None, metadata=_IMAGES)
-    """`folder`: the validation images that `data.root` sets aside itself; without them they are training images.
-    `split`: validation images are taken from the training images. `test`: validation on the test set, as in document 3;
-    accuracies are then optimistic. null is `folder` where there are such images, else `split`."""
+    """`folder`: the validation images are those that `data.root` sets apart, as in a folder `val/`. `split`: they are
+    taken from the training images, to which those set apart then belong. `test`: validation on the test set, as in
+    document 3; accuracies are then optimistic. null is `folder` where images are set apart, else `split`."""
     val_fraction: float = field(default=0.1, metadata=_IMAGES)
     """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed. Where the
     content of the files decides, as in a folder of classes alone, their share in `val=folder`."""
@@ -108,7 +108,7 @@ class Data:
     def __post_init__(self) -> None:
         sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
         legal = len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
-        allowed = "at least 1, or [height,width]"
+        allowed = "a whole number of at least 1, or [height,width]"
         _check(self.image_size is None or legal, "data.image_size", self.image_size, allowed)
         if legal and sides[0] == sides[1]:
             self.image_size = sides[0]  # one way to write it, and so one run id

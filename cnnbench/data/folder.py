@@ -271,14 +271,9 @@ def _check_classes(root: Path, files: list[File]) -> str:
                 f"data.root={root}: {side}/{name} has no train/{name}: none of the {every[name]} images of this class "
                 f"is for training.{nearest(name, list(train))}"
             )
-    if not counts["test"]:
-        return "; no test images, so there is no test accuracy"
-    missing = {
-        part: [name for name in sorted(every) if counts[part] and not counts[part][name]] for part in ("val", "test")
-    }
-    words = {"val": "validation", "test": "test"}
-    return "".join(
-        f"; no {words[part]} image of {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-        for part, names in missing.items()
-        if names
-    )
+    said = "" if counts["test"] else "; no test images"
+    for part, word in (("val", "validation"), ("test", "test")):
+        missing = [name for name in sorted(every) if not counts[part][name]]
+        if 0 < len(missing) < len(every):
+            said += f"; no {word} image of {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"
+    return said

@@ -118,20 +118,19 @@ def limited(
         Positions of training images and of test images, in order.
 
     Raises:
-        ConfigError: a class would get no image.
+        ConfigError: a class would get no training image, or none would be left for validation.
     """
     rng = np.random.default_rng(0)
     held_out = np.isin(np.arange(len(labels)), [] if validation is None else validation)
     strata = 2 * labels + held_out
     names, sizes = np.unique(strata, return_counts=True)
-    quota = quotas(sizes, limit)
-    if not quota.all():
-        part = int(np.argmin(quota))
-        kind = "validation" if names[part] % 2 else "training"
-        raise ConfigError(
-            f"data.limit={limit}: {limit} images are too few for {len(np.unique(labels))} classes: none would be left "
-            f"of class '{classes[names[part] // 2]}' ({kind} images: {sizes[part]})."
-        )
+    quota, trained = quotas(sizes, limit), names % 2 == 0
+    lost = [f"'{classes[names[i] // 2]}' (training images: {sizes[i]})" for i in np.flatnonzero((quota < 1) & trained)]
+    if held_out.any() and not quota[~trained].any():
+        lost.append(f"the {held_out.sum()} validation images")
+    if lost:
+        few = f"{limit} images are too few for {len(np.unique(labels))} classes"
+        raise ConfigError(f"data.limit={limit}: {few}: none would be left of {lost[0]}.")
     train = drawn(strata, quota, rng) if limit < len(labels) else np.arange(len(labels))
     return train, np.sort(rng.permutation(tests)[:limit]) if limit < tests else np.arange(tests)
 

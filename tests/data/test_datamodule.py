@@ -65,7 +65,7 @@ def test_the_documents_protocol_validates_on_the_test_set() -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.limit=2: 2 images are too few for 3 classes"):
         split(images([9, 9, 9], [1, 1, 1]), Data(limit=2), seed=0)
-    with pytest.raises(ConfigError, match=r"data\.limit=2: .* none would be left of class '2' .training images: 9"):
+    with pytest.raises(ConfigError, match=r"data\.limit=2: .* none would be left of '2' .training images: 9"):
         split(images([9, 9, 9], [1, 1, 1]), Data(limit=2), seed=0)
 
 
@@ -115,6 +115,11 @@ def test_a_limit_keeps_the_share_of_the_validation_images() -> None:
     assert len(parts.val) == 10  # of 20 in 100
     assert sum(position < 60 for position in parts.val) == 6
     assert len(parts.train) == 40
+    few = with_validation([60, 40], [9, 9], [0, 1, 2, 60])
+    (position,) = split(few, Data(limit=20), seed=0).val  # shares 0.6 and 0.2: a class may go without
+    assert position < 3
+    with pytest.raises(ConfigError, match=r"none would be left of the 1 validation images"):
+        split(with_validation([60, 40], [9, 9], [60]), Data(limit=20), seed=0)
 
 
 def test_no_test_images() -> None:

@@ -98,7 +98,7 @@ def test_no_test_folder(tmp_path: Path, here_decoded: list[str]) -> None:
     flat(tmp_path / "photos" / "train", {"cat": 4, "dog": 4})
     images = folder(Data(root=str(tmp_path / "photos")))
     assert images.test.shape == (0, 2, 2, 3)
-    assert images.note == "folders train/; no test images, so there is no test accuracy"
+    assert images.note == "folders train/; no test images"
 
 
 def test_a_flat_folder_is_divided_by_content(tmp_path: Path, here_decoded: list[str]) -> None:
@@ -232,7 +232,9 @@ def test_height_and_width(tmp_path: Path, here_decoded: list[str]) -> None:
     assert folder(Data(root=root, image_size=[4, 6])).train.shape == (4, 4, 6, 3)
     assert Data(image_size=[64, 64]).image_size == Data(image_size=64).image_size == 64
     for wrong in ([4], [4, 0], [4, 5, 6], 0, "abc", True, 2.5, {}):
-        with pytest.raises(ConfigError, match=r"data.image_size=.*: must be at least 1, or \[height,width\]"):
+        with pytest.raises(
+            ConfigError, match=r"data.image_size=.*: must be a whole number of at least 1, or \[height,width\]"
+        ):
             Data(image_size=wrong)
 
 
@@ -268,3 +270,9 @@ def test_the_cache_is_listed_and_cleared(tmp_path: Path, here_decoded: list[str]
     assert cache.clear() == (first, [])
     shutil.rmtree(cache.place())
     assert len(folder(Data(root=str(root))).train) + len(folder(Data(root=str(root))).test) == 60
+
+
+def test_classes_without_test_images_are_said(tmp_path: Path, here_decoded: list[str]) -> None:
+    flat(tmp_path / "photos" / "train", {"cat": 4, "dog": 4, "emu": 4})
+    flat(tmp_path / "photos" / "test", {"cat": 4, "emu": 4}, first=9)
+    assert folder(Data(root=str(tmp_path / "photos"))).note == "folders train/, test/; no test image of dog"
