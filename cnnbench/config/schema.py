@@ -117,7 +117,7 @@ class Data:
         )
         _check(self.labels in ("class", "rotation"), "data.labels", self.labels, "class or rotation")
         _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
-        _check(self.val in (None, "folder", "split", "test"), "data.val", self.val, "folder, split, test or null")
+        _check(self.val in (None, "folder", "split", "test"), "data.val", self.val, "folder, split or test")
         for key in ("val_fraction", "test_fraction"):
             _check(0 < getattr(self, key) < 1, f"data.{key}", getattr(self, key), "between 0 and 1")
 

@@ -79,11 +79,12 @@ def _quota(labels: Labels, fraction: float, names: Sequence[str]) -> Labels:
         return np.flatnonzero((quota(fraction) < 1) | (quota(fraction) == sizes))
 
     if len(found := lacking(fraction)):
-        size, part = sizes[found[0]], "training" if quota(fraction)[found[0]] else "validation"
+        few = found[np.argmin(sizes[found])]
+        part = "training" if quota(fraction)[few] else "validation"
         percent = next((percent for percent in range(1, 100) if not len(lacking(percent / 100))), None)
         raise ConfigError(
-            f"data.val_fraction={fraction:g}: leaves no {part} image of class '{names[classes[found[0]]]}' (images for "
-            f"training and validation: {size}). "
+            f"data.val_fraction={fraction:g}: leaves no {part} image of class '{names[classes[few]]}' (images for "
+            f"training and validation: {sizes[few]}). "
             + (f"data.val_fraction={percent / 100:g} leaves some." if percent else "Each class needs at least 2.")
         )
     return quota(fraction)
