@@ -194,7 +194,7 @@ def test_csv_files_that_are_refused(tmp_path: Path, text: str, says: str) -> Non
         (lambda root: root.mkdir(), r"it is empty\). It must hold train/<class>/ and test/<class>/, or <class>/ alone"),
         (
             lambda root: flat(root / "photos", {"cat": 3, "dog": 3}),
-            r"one class. Did you mean data.root=\S+/root/photos",
+            r"one class. Did you mean data.root=\S+/own/photos",
         ),
         (
             lambda root: csv_of(root, "").parent.joinpath("all").rename(root.parent / "x"),
@@ -207,9 +207,9 @@ def test_csv_files_that_are_refused(tmp_path: Path, text: str, says: str) -> Non
     ids=["empty", "one-class", "csv", "twice", "no-classes", "few"],
 )
 def test_folders_that_are_refused(tmp_path: Path, make, says: str) -> None:
-    make(tmp_path / "root")
+    make(tmp_path / "own")
     with pytest.raises(ConfigError, match=says):
-        folder(Data(root=str(tmp_path / "root"), test_fraction=0.9))
+        folder(Data(root=str(tmp_path / "own"), test_fraction=0.9))
 
 
 def test_a_limit_decodes_no_more_than_it_needs(tmp_path: Path, here_decoded: list[str]) -> None:
