@@ -28,7 +28,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 TYPES = {
     "int": "whole number", "float": "number", "str": "text", "bool": "true or false", "list[int]": "whole numbers",
     "list[str]": "words", "dict[str, Any]": "a class and its arguments", "dict[str, str]": "words by group",
-    "dict[str, list[str]]": "lists of overrides by name",
+    "dict[str, list[str]]": "lists of overrides by name", "Any": "whole number, [height,width] or null",
 }  # fmt: skip
 
 HEAD = """\

@@ -30,7 +30,7 @@ def made(
         overrides=list(job.typed),
         config=asdict(job.config),
         choices=job.choices,
-        protocol=records.Protocol(job.config.data.val, "", ""),
+        protocol=records.Protocol(job.config.data.val or "split", "", ""),
         data=records.Data("digits", "ab" * 8, records.Sizes(90, 10, 20), (1, 8, 8), ["0", "1"]),
         parameters=10,
         history=history,

@@ -27,6 +27,7 @@ WITHOUT_TORCH = (
     "data/images",
     "data/folder",
     "data/archives",
+    "data/cache",
 )
 """Importing them imports no torch. import-linter checks the same for what they import at any time (.ci/run)."""
 

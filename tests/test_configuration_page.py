@@ -43,7 +43,8 @@ def test_entries_by_hand(page: str) -> None:
     for said in (
         "- **`epochs`** (whole number, default `50`). Passes over the training images. Must be at least 1.",
         "- **`data.val_fraction`** (number, default `0.1`). The share of the training images that `val=split` sets aside, "
-        "stratified, drawn by the run's seed. Must be between 0 and 1.",
+        "stratified, drawn by the run's seed. Where the content of the files decides, as in a folder of classes alone, their "
+        "share in `val=folder`. Must be between 0 and 1.",
         "- **`adam`** (default). Document 3, 3.5: first and second moments of the gradient with bias correction. Sets "
         "`_target_: torch.optim.Adam`, `lr: 0.001`, `betas: [0.9, 0.999]`, `eps: 1.0e-08`.",
         "- **`trials`** (whole number, default `12`). Trials of each contestant.",

@@ -36,6 +36,7 @@ SKIPPED = ("cd", "git", "pip", "pytest", "uv")
 SHOWN = {
     "train": r"test accuracy \d|Accuracy  |\d runs$|^optimizer:", "tune": r"^runs/\S+/report.html",
     "compare": "Verdicts", "list": " done ", "predict": r": (\w+ [\d.]+%, )+", "preview": "preview.png", "show": "Epochs",
+    "cache": r"cnnbench/folder: [\d.]+ MB",
 }  # fmt: skip
 """What each command prints, among other things."""
 

@@ -60,6 +60,14 @@ class Comparison:
         return "test accuracy" if self.measure == "test_acc" else "best validation accuracy"
 
     @property
+    def untested(self) -> str:
+        """Why there is no test accuracy, as a sentence for tables; empty where a run has one, or will have."""
+        reasons = {run.untested for c in self.contestants for run in c.runs}
+        if "" in reasons:
+            return ""
+        return f"Not tested ({', '.join(sorted(reasons))}): these are accuracies on the validation images alone."
+
+    @property
     def leader(self) -> Contestant:
         """The named baseline, or else the contestant with the best mean validation accuracy."""
         return next((c for c in self.contestants if c.label == self.baseline), self.contestants[0])

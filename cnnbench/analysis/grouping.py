@@ -103,7 +103,9 @@ def _setting(run: Record) -> str:
     if run.protocol.validation == "test":
         split = f"{sizes.train:,} training images; VALIDATION IS THE TEST SET ({sizes.test:,} images)"
     else:
-        split = f"{sizes.train:,} training, {sizes.val:,} validation, {sizes.test:,} test images"
+        own = " (data.val=folder)" if run.protocol.validation == "folder" else ""
+        test = f"{sizes.test:,} test images" if sizes.test else "NO TEST IMAGES"
+        split = f"{sizes.train:,} training, {sizes.val:,} validation{own}, {test}"
     limit = "" if config["limit"] is None else f", limit {config['limit']}"
     shape = "x".join(map(str, data.shape))
     name = f"folder {Path(config['root'] or '').name}" if data.name == "folder" else data.name

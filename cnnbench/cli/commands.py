@@ -134,12 +134,14 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
     from cnnbench.data.images import load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
+    equal: dict[str, ImageSet] = {}  # most data sets are the same whatever data.limit and data.val are
     images = []
     names = [field.name for field in fields(Data) if ROLES[f"data.{field.name}"].images]
     for data in (job.config.data for job in jobs):
-        key = tuple(getattr(data, name) for name in names)
+        key = tuple(str(getattr(data, name)) for name in names)
         if key not in loaded:
-            loaded[key] = load(data)
+            found = load(data)
+            loaded[key] = equal.setdefault(found.fingerprint, found)
         images.append(loaded[key])
     return images
 
@@ -278,6 +280,29 @@ def _list(words: list[str]) -> int:
     return 0
 
 
+def _cache(words: list[str]) -> int:
+    parser = command_parser("cache", "Shows where decoded images are kept, and how many; --clear removes them.")
+    parser.add_argument("--clear", action="store_true", help="remove them; they are decoded again when needed")
+    options = parser.parse_args(words)
+    if options.cfg:
+        print(as_yaml({"clear": options.clear}), end="")
+        return 0
+    from cnnbench.data import cache
+
+    if options.clear:
+        freed, busy = cache.clear()
+        print(f"{cache.place()}: {freed / 1e6:,.1f} MB removed")
+        for name in busy:
+            print(f"{name} stays: a process is decoding into it")
+        return 0
+    found = cache.entries()
+    print(f"{cache.place()}: {cache.size() / 1e6:,.1f} MB")
+    for entry in found:
+        shape = " x ".join(map(str, entry.shape))
+        print(f"{entry.size / 1e6:10,.1f} MB  {entry.images:,} images of {shape} from {entry.root}")
+    return 0
+
+
 def _show(words: list[str]) -> int:
     parser = command_parser("show", "Shows a run.")
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
@@ -292,6 +317,7 @@ def _show(words: list[str]) -> int:
 
 
 COMMANDS = {
+    "cache": _cache,
     "compare": _compare,
     "list": _list,
     "predict": _predict,

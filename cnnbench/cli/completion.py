@@ -51,6 +51,7 @@ complete -c cnnbench -f -a '(__cnnbench)'
 
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
+    "cache": ("--clear", "--cfg", "--help"),
     "compare": ("--json", "--cfg", "--help"),
     "list": ("--json", "--cfg", "--help"),
     "predict": ("--cfg", "--help"),

@@ -6,7 +6,7 @@ EXAMPLES = """\
   cnnbench experiment=quickstart                            five optimizers x 5 seeds, a minute, no download
   cnnbench optimizer=adam lr=1e-3                           one run: a small CNN (document_cnn) on CIFAR-10
   cnnbench -m optimizer=sgd,momentum,adam seed=0,1,2        a sweep, and its comparison
-  cnnbench data=folder data.root=DIR epochs=10              your own images: DIR/train/<class>/*, DIR/test/<class>/*
+  cnnbench data=folder data.root=DIR epochs=10              your own images: DIR/<class>/*, or DIR/train/<class>/*
   cnnbench tune optimizer=sgd,momentum,adam trials=12 seeds=3    a learning rate for each, then a fair comparison
   cnnbench compare runs/default by=optimizer                each optimizer with the setting that did best on validation
 """
@@ -24,6 +24,7 @@ cnnbench list [FOLDER] [--json]                  the runs that are done, running
 cnnbench show RUN [--json]                       a run's settings, epochs and test result
 cnnbench predict RUN IMAGE...                    the classes that a trained model predicts
 cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
+cnnbench cache [--clear]                         where decoded images are kept, and how much disk they take
 
 Groups (GROUP=OPTION; a key of a group is GROUP.KEY=VALUE)
 {groups}

@@ -74,12 +74,13 @@ class Data:
     _target_: str = field(default="???", metadata=_ASIDE | _IMAGES)
     """The function that reads the images: `cnnbench.Data -> cnnbench.ImageSet`."""
     root: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
-    """The folder of the images or of the archive; null for images that are not read from disk."""
+    """The folder of the images or of the archive, or a CSV file of images and labels; null for images that are not read
+    from disk."""
     md5: str | None = field(default=None, metadata=_ASIDE | _IMAGES)
     """The archive's md5 sum, checked before anything is unpacked; of several files their sums in order, with spaces
     between them."""
-    image_size: int | None = field(default=None, metadata=_IMAGES)
-    """Height and width in pixels that all images are scaled to; null keeps them."""
+    image_size: Any = field(default=None, metadata=_IMAGES)  # OmegaConf has no type for a number or a list
+    """Height and width in pixels that all images are scaled to, as one number or as [height,width]; null keeps them."""
     grayscale: bool = field(default=False, metadata=_IMAGES)
     """One channel (luma) instead of three."""
     normalize: str = field(default="standard", metadata={"rung": True})
@@ -88,26 +89,37 @@ class Data:
     labels: str = field(default="class", metadata=_IMAGES)
     """`class`, or `rotation` (Gidaris et al. 2018, learning without labels): each image four times, turned by 0, 90,
     180 and 270 degrees; the label is the angle."""
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=_IMAGES)
     """At most this many training images (stratified, before the split), and at most as many test images."""
-    val: str = "split"
-    """`split`: validation images are taken from the training images. `test`: validation on the test set, as in document
-    3; accuracies are then optimistic."""
-    val_fraction: float = 0.1
-    """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed."""
+    val: str | None = field(default=None, metadata=_IMAGES)
+    """`folder`: the validation images are those that `data.root` sets apart, as in a folder `val/`. `split`: they are
+    taken from the training images, to which those set apart then belong. `test`: validation on the test set, as in
+    document 3; accuracies are then optimistic. null is `folder` where images are set apart, else `split`."""
+    val_fraction: float = field(default=0.1, metadata=_IMAGES)
+    """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed. Where the
+    content of the files decides, as in a folder of classes alone, their share in `val=folder`."""
+    test_fraction: float = field(default=0.2, metadata=_ASIDE | _IMAGES)  # its images are in the fingerprint
+    """The share of the images that are test images where `data.root` doesn't say which: in a folder of classes alone,
+    or a CSV file without a column for it. The content of each file decides, so that none ever changes sides."""
     in_memory: bool | None = field(default=None, metadata=_ASIDE)
     """Whether the images are one tensor on the training device; false reads them from disk batch by batch, null does so
     only if they would fill half of its memory."""
 
     def __post_init__(self) -> None:
-        _check(self.image_size is None or self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        legal = len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
+        allowed = "a whole number of at least 1, or [height,width]"
+        _check(self.image_size is None or legal, "data.image_size", self.image_size, allowed)
+        if legal and sides[0] == sides[1]:
+            self.image_size = sides[0]  # one way to write it, and so one run id
         _check(
             self.normalize in ("standard", "unit", "none"), "data.normalize", self.normalize, "standard, unit or none"
         )
         _check(self.labels in ("class", "rotation"), "data.labels", self.labels, "class or rotation")
         _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
-        _check(self.val in ("split", "test"), "data.val", self.val, "split or test")
-        _check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "between 0 and 1")
+        _check(self.val in (None, "folder", "split", "test"), "data.val", self.val, "folder, split or test")
+        for key in ("val_fraction", "test_fraction"):
+            _check(0 < getattr(self, key) < 1, f"data.{key}", getattr(self, key), "between 0 and 1")
 
 
 @dataclass

@@ -5,7 +5,7 @@ don't fit into memory stay on disk and come through an ordinary DataLoader, in t
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from cnnbench.config.schema import Data
-from cnnbench.data.images import Bytes, ImageSet, Labels
+from cnnbench.data.images import Bytes, ImageSet, Labels, drawn, limited, quotas
 from cnnbench.errors import ConfigError
 from cnnbench.runtime import collectives
 from cnnbench.runtime.randomness import Stream, derived_seed
@@ -33,7 +33,7 @@ class Split:
     val: Labels
     """Positions among the training images, or among the test images with `data.val=test`."""
     test: Labels
-    """Positions among the test images."""
+    """Positions among the test images; none where there are no such images."""
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Split:
@@ -42,42 +42,52 @@ def split(images: ImageSet, data: Data, seed: int) -> Split:
     The limit takes the same images for every seed; only the choice of validation images depends on the seed.
 
     Raises:
-        ConfigError: there are too few images for every class to be in each part.
+        ConfigError: there are too few images for every class to be in each part, or none for `data.val`.
     """
     train, test = np.arange(len(images.train_labels)), np.arange(len(images.test_labels))
     if data.limit is not None:
-        fixed = np.random.default_rng(0)
-        train = train[_stratified(images.train_labels, data.limit, fixed, f"data.limit={data.limit}")]
-        if data.limit < len(test):
-            test = np.sort(fixed.permutation(len(test))[: data.limit])
+        train, test = limited(images.train_labels, images.validation, len(test), data.limit, images.classes)
     if data.val == "test":
+        if not len(test):
+            raise ConfigError("data.val=test: there are no test images. Allowed: folder, split.")
         return Split(train, test, test)
+    if images.validation is not None:
+        return Split(np.setdiff1d(train, images.validation), np.intersect1d(train, images.validation), test)
+    if data.val == "folder":
+        raise ConfigError(
+            "data.val=folder: these images have no validation images of their own, such as a folder val/ beside train/."
+            " Allowed: split, test."
+        )
     labels = images.train_labels[train]
-    count = round(len(train) * data.val_fraction)
-    rng = np.random.default_rng(derived_seed(seed, Stream.SPLIT))
-    chosen = _stratified(labels, count, rng, f"data.val_fraction={data.val_fraction:g}")
-    rest = np.setdiff1d(np.arange(len(train)), chosen)
-    if len(np.unique(labels[rest])) < len(np.unique(labels)):
-        raise ConfigError(f"data.val_fraction={data.val_fraction:g}: leaves a class without training images.")
-    return Split(train[rest], train[chosen], test)
+    quota = _quota(labels, data.val_fraction, images.classes)
+    chosen = drawn(labels, quota, np.random.default_rng(derived_seed(seed, Stream.SPLIT)))
+    return Split(np.delete(train, chosen), train[chosen], test)
 
 
-def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) -> Labels:
-    """Draws `count` positions, each class by its share (largest remainders), and sorts them.
+def _quota(labels: Labels, fraction: float, names: Sequence[str]) -> Labels:
+    """How many images of each class `data.val_fraction` sets aside, given the labels of all training images.
 
     Raises:
-        ConfigError: a class would get no image.
+        ConfigError: a class would have no validation image, or no training image.
     """
-    if count >= len(labels):
-        return np.arange(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
-    shares = sizes * (count / len(labels))
-    quota = np.floor(shares).astype(np.int64)
-    quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
-    if quota.min() < 1:
-        raise ConfigError(f"{key}: {count} images are too few for {len(classes)} classes.")
-    positions = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
-    return np.sort(np.concatenate(positions))
+
+    def quota(fraction: float) -> Labels:
+        return quotas(sizes, round(len(labels) * fraction))
+
+    def lacking(fraction: float) -> Labels:
+        return np.flatnonzero((quota(fraction) < 1) | (quota(fraction) == sizes))
+
+    if len(found := lacking(fraction)):
+        few = found[np.argmin(sizes[found])]
+        part = "training" if quota(fraction)[few] else "validation"
+        percent = next((percent for percent in range(1, 100) if not len(lacking(percent / 100))), None)
+        raise ConfigError(
+            f"data.val_fraction={fraction:g}: leaves no {part} image of class '{names[classes[few]]}' (images for "
+            f"training and validation: {sizes[few]}). "
+            + (f"data.val_fraction={percent / 100:g} leaves some." if percent else "Each class needs at least 2.")
+        )
+    return quota(fraction)
 
 
 def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[float], list[float]]:
@@ -228,6 +238,8 @@ class ImageData(pl.LightningDataModule):
     split: Split
     sizes: dict[str, int]
     """The number of images in `train`, `val` and `test`."""
+    validation: str
+    """Where the validation images come from: `folder`, `split` or `test`, as `data.val` has it."""
     skip: int
     """Batches of the next epoch that were trained on before the run was interrupted."""
     _images: ImageSet
@@ -242,6 +254,7 @@ class ImageData(pl.LightningDataModule):
         self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
         self.split = split(images, data, seed)
         self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
+        self.validation = "test" if data.val == "test" else "split" if images.validation is None else "folder"
         self.skip = 0
         self._tensors = {}
 

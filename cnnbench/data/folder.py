@@ -1,153 +1,279 @@
-"""The reader of a folder of images, and its cache of decoded images.
+"""The reader of your own images: folders, by class or by part and class, and CSV files of images and labels.
 
 The module imports no torch.
 """
 
-import functools
+import csv
 import hashlib
 import json
-import math
 import os
-import shutil
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
-from platformdirs import user_cache_path
 
 from cnnbench.config.schema import Data
-from cnnbench.data.images import Bytes, ImageSet, check_space, decode, root_of
+from cnnbench.data import cache
+from cnnbench.data.images import Bytes, ImageSet, Labels, limited, root_of
 from cnnbench.errors import ConfigError, nearest
-from cnnbench.runtime.progress import bar
 
-_CACHE_FORMAT = 1  # raised when cached pixels would come out differently
+_CACHE_FORMAT = 2  # raised when cached pixels would come out differently
 
-Listing = dict[str, list[tuple[str, int, int, int]]]
-"""The files of each class: path below the root, size in bytes, and times of the last change of content and of inode."""
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What the folder of each part may be called, in any case, and so may the part be in a CSV file."""
+
+_COLUMNS = {
+    "file": ("file", "filename", "path", "image"),
+    "label": ("label", "class"),
+    "split": ("split", "part", "set"),
+}
+"""What the columns of a CSV file may be called, in any case."""
+
+_LAYOUTS = "train/<class>/ and test/<class>/, or <class>/ alone"
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """An image file. Files are ordered by class, then by path."""
+
+    label: str
+    """The name of its class."""
+    path: str
+    """Below the folder that all of them lie in."""
+    stamp: cache.Stamp
+    part: str = ""
+    """`train`, `val` or `test`; empty where its content will decide."""
 
 
 def folder(data: Data) -> ImageSet:
-    """Reads images from `data.root`: `train/<class>/*` and `test/<class>/*`, in every format that Pillow reads.
+    """Reads the images of a folder or of a CSV file, in every format that Pillow reads.
 
-    They are decoded once into the user's cache folder, and read from there until a file of the folder changes. Grey,
-    palette and transparent images become RGB. `data.image_size` scales them to a square (bilinear; proportions are not
-    kept); without it all must have the same size.
+    `data.root` is one of these:
+
+    - a folder of `train/<class>/*`, `val/<class>/*` and `test/<class>/*`, of which only the first must be there; the
+      folders may have the other names in `PARTS`;
+    - a folder of `<class>/*` alone, whose files are divided by a hash of their content: however many others are added
+      or removed, none ever changes sides, and files of the same content are on the same side;
+    - a CSV file whose first line names the columns `file` and `label` and perhaps `split`; without the last, files are
+      divided by their content. Paths are relative to the CSV file.
+
+    The images are decoded once into the user's cache folder, and read from there until a file changes. Grey, palette
+    and transparent images become RGB. `data.image_size` scales them (bilinear; proportions are not kept); without it
+    all must have the same size. With `data.limit` only the images that it leaves are decoded.
 
     Raises:
-        ConfigError: the folder is missing, empty or has other subfolders, or an image can't be read.
+        ConfigError: the folder or file is missing, empty or has another layout, or an image can't be read.
         OSError: the cache's disk is full.
     """
     root = root_of(data, "folder")
-    if not root.is_dir():
+    if root.is_dir():
+        above, (files, note) = root, _in_folder(root)
+    elif root.is_file():
+        above, (files, note) = root.parent, _in_csv(root)
+    else:
         raise ConfigError(f"data.root={data.root}: there is no such folder.")
-    if not any(root.iterdir()):
-        raise ConfigError(f"data.root={data.root}: the folder is empty. It must hold train/<class>/ and test/<class>/.")
-    train, test = (_listing(root, split) for split in ("train", "test"))
-    for name in test:
-        if name not in train:
-            raise ConfigError(f"data.root={data.root}: test/{name} has no train/{name}.{nearest(name, list(train))}")
-    for name in train:
-        if name not in test:
-            raise ConfigError(f"data.root={data.root}: train/{name} has no test/{name}: every class is tested.")
+    if not all(file.part for file in files):
+        files, note = _divided(files, data, above), f"{note}, divided by the content of the files"
+    note += _check_classes(root, files)
+    train = sorted(file for file in files if file.part != "test")
+    test = sorted(file for file in files if file.part == "test")
+    classes = {label: i for i, label in enumerate(sorted({file.label for file in train}))}
 
-    content = hashlib.sha256(json.dumps([_CACHE_FORMAT, train, test]).encode()).hexdigest()[:16]
-    root_hash = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-    channels = "grey" if data.grayscale else "rgb"
-    cache = user_cache_path("cnnbench") / "folder" / f"{root.name}-{root_hash}-{data.image_size or 'own'}-{channels}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.with_name(f"{cache.name}.lock")):
-        if not (cache / content).is_dir():
-            _decode_all(root, train, test, data, cache, content)
-        return _from_cache(cache / content)
+    def labels(files: list[File]) -> Labels:
+        return np.array([classes[file.label] for file in files], np.int64)
+
+    def held_out() -> Labels | None:
+        positions = np.flatnonzero([file.part == "val" for file in train])
+        return positions if len(positions) else None
+
+    if data.limit is not None:
+        chosen = limited(labels(train), held_out(), len(test), data.limit, list(classes))
+        train, test = ([files[i] for i in positions] for files, positions in zip((train, test), chosen, strict=True))
+
+    def images(pixels: dict[str, Bytes]) -> ImageSet:
+        sides = pixels["train"], labels(train), pixels["test"], labels(test)
+        return ImageSet(*sides, tuple(classes), validation=held_out(), note=note)
+
+    listing = json.dumps([_CACHE_FORMAT, *(astuple(file) for file in (*train, *test))])
+    pixels, fingerprint = cache.decoded(
+        root,
+        data,
+        {"train": [above / file.path for file in train], "test": [above / file.path for file in test]},
+        hashlib.sha256(listing.encode()).hexdigest()[:16],
+        lambda pixels: images(pixels).fingerprinted().fingerprint,
+    )
+    return replace(images(pixels), fingerprint=fingerprint)
 
 
-def _listing(root: Path, split: str) -> Listing:
-    """The image files below `root/split`, by class.
+# --- layouts
+
+
+def _in_folder(root: Path) -> tuple[list[File], str]:
+    """The files of a folder, and its layout in words.
 
     Raises:
-        ConfigError: there are no class folders, or one holds no images.
+        ConfigError: it has another layout, or a class without images.
     """
-    if not (root / split).is_dir():
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-        holds = f"it holds {', '.join(folders[:5])}" if folders else "it holds no folder"
-        raise ConfigError(f"data.root={root}: there is no {split}/ in it ({holds}).")
+    folders = _folders(root)
+    parts: dict[str, Path] = {}
+    for path in folders:
+        if part := _known(path.name, PARTS):
+            if part in parts:
+                raise ConfigError(f"data.root={root}: holds both {parts[part].name}/ and {path.name}/. Keep one.")
+            parts[part] = path
+    by_part = "train" in parts and (len(parts) > 1 or _folders(parts["train"]))
+    if by_part or (parts and len(parts) == len(folders)):  # else train/ is a class, as of vehicles
+        return _by_part(root, folders, parts)
+    files = {path.name: _files(root, path) for path in folders}
+    classes = [name for name in files if files[name]]
+    if len(classes) < 2:
+        raise ConfigError(f"data.root={root}: {_instead(root, classes)}")
+    left_out = _left_out(name for name in files if not files[name])
+    return [file for name in classes for file in files[name]], f"folders of {len(classes)} classes{left_out}"
+
+
+def _by_part(root: Path, folders: list[Path], parts: dict[str, Path]) -> tuple[list[File], str]:
+    if "train" not in parts:
+        holds = ", ".join(path.name for path in folders[:5])
+        raise ConfigError(f"data.root={root}: there is no train/ in it (it holds {holds}).")
+    found = []
+    for part in (part for part in PARTS if part in parts):
+        classes = _folders(parts[part])
+        if not classes:
+            raise ConfigError(f"data.root={root}: {parts[part].name}/ holds no class folders.")
+        for path in classes:
+            files = _files(root, path)
+            if not files:
+                raise ConfigError(f"data.root={root}: {parts[part].name}/{path.name} holds no images.")
+            found += [replace(file, part=part) for file in files]
+    names = [f"{parts[part].name}/" for part in PARTS if part in parts]
+    left_out = _left_out(path.name for path in folders if path not in parts.values())
+    return found, f"folders {', '.join(names)}{left_out}"
+
+
+def _in_csv(path: Path) -> tuple[list[File], str]:
+    """The files that a CSV file lists, and its layout in words.
+
+    Raises:
+        ConfigError: it is no CSV file of images, or lists something twice or that isn't there.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"data.root={path}: neither a folder nor a CSV file of files and labels.") from None
+    head = lines[0] if lines else ""
+    rows = csv.reader(lines, delimiter=max(",;\t", key=head.count))
+    columns: dict[str, int] = {}
+    for i, name in enumerate(next(rows, [])):
+        if known := _known(name, _COLUMNS):
+            columns.setdefault(known, i)
+    if not {"file", "label"} <= columns.keys():
+        raise ConfigError(f"data.root={path}: the first line must name the columns file and label, not '{head:.80}'.")
+    found: dict[str, File] = {}
+    for row in filter(None, rows):
+        where = f"data.root={path}, line {rows.line_num}"
+        if len(row) <= max(columns.values()):
+            raise ConfigError(f"{where}: has {len(row)} columns, fewer than the first line.")
+        name, label = row[columns["file"]].strip(), row[columns["label"]].strip()
+        part = _known(row[columns["split"]], PARTS) if "split" in columns else ""
+        if "split" in columns and not part:
+            raise ConfigError(f"{where}: '{row[columns['split']]}' is no part. Allowed: {', '.join(PARTS)}.")
+        if not label or not (path.parent / name).is_file():
+            raise ConfigError(f"{where}: {'no label' if not label else f'there is no image {name!r}'}.")
+        if name in found:
+            raise ConfigError(f"{where}: {name} stands there twice.")
+        found[name] = File(label, name, _stamp(path.parent / name), part)
+    if not found:
+        raise ConfigError(f"data.root={path}: lists no images.")
+    return list(found.values()), path.name
+
+
+def _instead(root: Path, classes: list[str]) -> str:
+    """What is wrong with a folder that has no two folders of images, and what to type instead."""
+    if classes:
+        return f"all images lie in {classes[0]}/, so there is one class. Did you mean data.root={root / classes[0]}?"
+    names = sorted(path.name for path in root.iterdir() if path.name[0] != ".")
+    if lists := [name for name in names if name.lower().endswith(".csv")]:
+        return f"holds no folders of images. Type data.root={root / lists[0]} if that file has their labels."
+    holds = f"it holds {', '.join(names[:5])}" if names else "it is empty"
+    return f"holds no folders of images ({holds}). It must hold {_LAYOUTS}."
+
+
+def _left_out(names: Iterable[str]) -> str:
+    names = list(names)
+    return f" (not read: {', '.join(f'{name}/' for name in names[:5])}{', ...' * (len(names) > 5)})" if names else ""
+
+
+def _known(name: str, names: dict[str, tuple[str, ...]]) -> str:
+    """The key under which a name stands in any case; empty if it is none of them."""
+    return next((key for key, called in names.items() if name.strip().lower() in called), "")
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(inner for inner in path.iterdir() if inner.is_dir() and inner.name[0] != ".")
+
+
+def _files(root: Path, class_folder: Path) -> list[File]:
+    """The image files below a class's folder."""
     extensions = Image.registered_extensions()
-    classes: Listing = {}
-    for class_folder in sorted(path for path in (root / split).iterdir() if path.is_dir() and path.name[0] != "."):
-        files = []
-        for directory, _, names in os.walk(class_folder, followlinks=True):
-            for path in (Path(directory, name) for name in names):
-                if path.name[0] != "." and path.suffix.lower() in extensions:
-                    stat = path.stat()
-                    files.append((str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-        if not files:
-            raise ConfigError(f"data.root={root}: {split}/{class_folder.name} holds no images.")
-        classes[class_folder.name] = sorted(files)
-    if not classes:
-        raise ConfigError(f"data.root={root}: {split}/ holds no class folders.")
-    return classes
+    return [
+        File(class_folder.name, str(path.relative_to(root)), _stamp(path))
+        for directory, _, names in os.walk(class_folder, followlinks=True)
+        for path in (Path(directory, name) for name in names)
+        if path.name[0] != "." and path.suffix.lower() in extensions
+    ]
 
 
-def _from_cache(path: Path) -> ImageSet:
-    about = json.loads((path / "about.json").read_text())
-    # Mapped copy-on-write, so that all processes of the machine share the pages.
-    train, test = (np.load(path / f"{split}.npy", mmap_mode="c") for split in ("train", "test"))
-    train_labels, test_labels = (np.load(path / f"{split}_labels.npy") for split in ("train", "test"))
-    return ImageSet(train, train_labels, test, test_labels, tuple(about["classes"]), about["fingerprint"])
+def _stamp(path: Path) -> cache.Stamp:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _decode_all(root: Path, train: Listing, test: Listing, data: Data, cache: Path, content: str) -> None:
-    """Decodes all images into `cache/content`, which appears whole or not at all, and removes older contents."""
-    first = root / next(iter(train.values()))[0][0]
-    shape = decode(first, data.image_size, data.grayscale).shape
-    total = sum(len(files) for listing in (train, test) for files in listing.values())
-    check_space(cache, total * math.prod(shape))
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        new = Path(temporary) / content
-        new.mkdir()
-        with (
-            ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
-            bar(f"Decoding {total:,} images, once", total) as advance,
-        ):
-            for split, listing in (("train", train), ("test", test)):
-                paths = [root / file[0] for files in listing.values() for file in files]
-                array = np.lib.format.open_memmap(new / f"{split}.npy", "w+", np.uint8, (len(paths), *shape))
-                chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
-                work = functools.partial(_decode_some, first, shape, data.image_size, data.grayscale)
-                done = 0
-                try:
-                    for block in pool.map(work, chunks):
-                        array[done : done + len(block)] = block
-                        done += len(block)
-                        advance(len(block))
-                except ConfigError:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                array.flush()
-                labels = np.repeat(np.arange(len(listing)), [len(files) for files in listing.values()])
-                np.save(new / f"{split}_labels.npy", labels.astype(np.int64))
-        (new / "about.json").write_text(json.dumps({"classes": list(train), "fingerprint": ""}))
-        fingerprint = _from_cache(new).fingerprinted().fingerprint
-        (new / "about.json").write_text(json.dumps({"classes": list(train), "fingerprint": fingerprint}))
-        for old in cache.iterdir():
-            if old != Path(temporary):
-                shutil.rmtree(old, ignore_errors=True)
-        new.replace(cache / content)
+# --- parts
 
 
-def _decode_some(
-    first: Path, shape: tuple[int, ...], image_size: int | None, grayscale: bool, paths: list[Path]
-) -> Bytes:
-    """Decodes some images in a worker process; each must have the `shape` of `first`."""
-    block = np.empty((len(paths), *shape), np.uint8)
-    for i, path in enumerate(paths):
-        image = decode(path, image_size, grayscale)
-        if image.shape != shape:
-            sizes = f"{first} is {shape[1]}x{shape[0]}, {path} is {image.shape[1]}x{image.shape[0]}"
-            raise ConfigError(f"data.image_size=null: the images have several sizes ({sizes}). Give data.image_size=N.")
-        block[i] = image
-    return block
+def _divided(files: list[File], data: Data, above: Path) -> list[File]:
+    """The files with their parts, which a hash of each file's content decides.
+
+    The hash is a number from 0 to 1. Below `data.test_fraction` it is a test image; the next `data.val_fraction` of the
+    rest are validation images. So each class gives these shares of its images, give or take what chance does.
+    """
+    digests = cache.digests(above, {above / file.path: file.stamp for file in files})
+    tests = data.test_fraction
+    held_out = tests + (1 - tests) * data.val_fraction
+
+    def part(file: File) -> str:
+        share = int(digests[above / file.path][:16], 16) / 2**64
+        return "test" if share < tests else "val" if share < held_out else "train"
+
+    return [replace(file, part=part(file)) for file in files]
+
+
+def _check_classes(root: Path, files: list[File]) -> str:
+    """Checks that each class can be trained, and says in words what else is missing.
+
+    Raises:
+        ConfigError: a class has images, but none for training.
+    """
+    counts = {part: Counter(file.label for file in files if file.part == part) for part in PARTS}
+    every, train = Counter(file.label for file in files), counts["train"]
+    for name in sorted(every):
+        if not train[name]:
+            side = next(part for part in ("test", "val") if counts[part][name])
+            raise ConfigError(
+                f"data.root={root}: {side}/{name} has no train/{name}: none of the {every[name]} images of this class "
+                f"is for training.{nearest(name, list(train))}"
+            )
+    said = "" if counts["test"] else "; no test images"
+    for part, word in (("val", "validation"), ("test", "test")):
+        missing = [name for name in sorted(every) if not counts[part][name]]
+        if 0 < len(missing) < len(every):
+            said += f"; no {word} image of {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"
+    return said

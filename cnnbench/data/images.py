@@ -7,7 +7,7 @@ The module imports no torch.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
@@ -22,6 +22,8 @@ from cnnbench.errors import ConfigError
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Size = int | list[int] | None
+"""Height and width of images in pixels: one number for both, [height, width], or None for those of the files."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,17 @@ class ImageSet:
     train_labels: Labels
     """(images,), indices into `classes`."""
     test: Bytes
-    """(images, height, width, channels), 0 to 255."""
+    """(images, height, width, channels), 0 to 255. There may be none."""
     test_labels: Labels
     """(images,), indices into `classes`."""
     classes: tuple[str, ...]
     """Names of the classes."""
     fingerprint: str = ""
-    """A hash of pixels, labels and class names."""
+    """A hash of pixels, labels, class names and `validation`."""
+    validation: Labels | None = None
+    """Positions of those training images that the data set sets aside for validation; None leaves that to each run."""
+    note: str = ""
+    """What the reader found by itself, in words."""
 
     def fingerprinted(self) -> "ImageSet":
         """A copy with its fingerprint filled in."""
@@ -47,6 +53,8 @@ class ImageSet:
         for array in (self.train, self.train_labels, self.test, self.test_labels):
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array).data)
+        if self.validation is not None:
+            digest.update(f"validation {self.validation.tolist()}".encode())
         return replace(self, fingerprint=digest.hexdigest()[:16])
 
 
@@ -64,7 +72,14 @@ def load(data: Data) -> ImageSet:
     if not reads:
         raise ConfigError(f"data._target_={data._target_}: must be declared to return a cnnbench.data.images.ImageSet.")
     images = read(data)
+    if images.validation is not None and data.val in ("split", "test"):  # they are training images like all others
+        images = replace(images, validation=None, fingerprint=_changed(images, "without validation"))
     return _rotated(images) if data.labels == "rotation" else images
+
+
+def _changed(images: ImageSet, how: str) -> str:
+    """The fingerprint of images that were changed in a way that these words describe."""
+    return hashlib.sha256(f"{images.fingerprint} {how}".encode()).hexdigest()[:16]
 
 
 def _rotated(images: ImageSet) -> ImageSet:
@@ -80,8 +95,62 @@ def _rotated(images: ImageSet) -> ImageSet:
         rotated = np.concatenate([np.rot90(array, k, axes=(1, 2)) for k in range(4)])
         return rotated, np.repeat(np.arange(4), len(array))
 
-    fingerprint = hashlib.sha256(f"{images.fingerprint} rotation".encode()).hexdigest()[:16]
-    return ImageSet(*rotate(images.train), *rotate(images.test), ("0", "90", "180", "270"), fingerprint)
+    validation = images.validation
+    if validation is not None:
+        validation = np.concatenate([validation + k * len(images.train) for k in range(4)])
+    angles, fingerprint = ("0", "90", "180", "270"), _changed(images, "rotation")
+    return ImageSet(*rotate(images.train), *rotate(images.test), angles, fingerprint, validation, images.note)
+
+
+def limited(
+    labels: Labels, validation: Labels | None, tests: int, limit: int, classes: Sequence[str]
+) -> tuple[Labels, Labels]:
+    """The images that `data.limit` leaves, the same for every seed.
+
+    Args:
+        labels: of the training images.
+        validation: positions of those that are for validation, which keep their share; or None.
+        tests: the number of test images.
+        limit: the largest number of training images, and of test images.
+        classes: names of the classes, for the message.
+
+    Returns:
+        Positions of training images and of test images, in order.
+
+    Raises:
+        ConfigError: a class would get no training image, or none would be left for validation.
+    """
+    rng = np.random.default_rng(0)
+    held_out = np.isin(np.arange(len(labels)), [] if validation is None else validation)
+    strata = 2 * labels + held_out
+    names, sizes = np.unique(strata, return_counts=True)
+    quota, trained = quotas(sizes, limit), names % 2 == 0
+    lost = [f"'{classes[names[i] // 2]}' (training images: {sizes[i]})" for i in np.flatnonzero((quota < 1) & trained)]
+    if held_out.any() and not quota[~trained].any():
+        lost.append(f"the {held_out.sum()} validation images")
+    if lost:
+        few = f"{limit} images are too few for {len(np.unique(labels))} classes"
+        raise ConfigError(f"data.limit={limit}: {few}: none would be left of {lost[0]}.")
+    train = drawn(strata, quota, rng) if limit < len(labels) else np.arange(len(labels))
+    return train, np.sort(rng.permutation(tests)[:limit]) if limit < tests else np.arange(tests)
+
+
+def quotas(sizes: Labels, count: int) -> Labels:
+    """How many of `count` images each class gives, by its share of all (largest remainders); at most all of them."""
+    if count >= sizes.sum():
+        return sizes.copy()
+    shares = sizes * (count / sizes.sum())
+    quota: Labels = np.floor(shares).astype(np.int64)
+    quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
+    return quota
+
+
+def drawn(labels: Labels, quota: Labels, rng: np.random.Generator) -> Labels:
+    """Draws `quota` positions of each label, in the order of the labels, and sorts them all."""
+    positions = [
+        rng.permutation(np.flatnonzero(labels == label))[:n] for label, n in zip(np.unique(labels), quota, strict=True)
+    ]
+    return np.sort(np.concatenate(positions))
 
 
 def digits(data: Data) -> ImageSet:
@@ -103,12 +172,12 @@ def digits(data: Data) -> ImageSet:
     ).fingerprinted()
 
 
-def decode(path: Path, image_size: int | None, grayscale: bool) -> Bytes:
+def decode(path: Path, image_size: Size, grayscale: bool) -> Bytes:
     """Reads an image file.
 
     Args:
         path: the file.
-        image_size: height and width to scale to, in pixels; None keeps the file's.
+        image_size: height and width to scale to; None keeps the file's.
         grayscale: one channel instead of three.
 
     Returns:
@@ -126,14 +195,16 @@ def decode(path: Path, image_size: int | None, grayscale: bool) -> Bytes:
         raise ConfigError(f"{path}: not a readable image.") from None
 
 
-def _fit(image: Image.Image, image_size: int | None, grayscale: bool) -> Bytes:
+def _fit(image: Image.Image, image_size: Size, grayscale: bool) -> Bytes:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if grayscale:
         image = image.convert("L")
-    if image_size is not None and image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    if image_size is not None:
+        height, width = image_size if isinstance(image_size, list) else (image_size, image_size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[..., None] if grayscale else array
 

@@ -31,6 +31,8 @@ class Row:
     val_acc: float | None
     """The best so far."""
     test_acc: float | None
+    untested: str
+    """Why there will be no test accuracy; empty for a run with a test."""
     seconds: float
     """Of training."""
 
@@ -58,6 +60,7 @@ def rows(folder: Path) -> list[Row]:
                 of=record.config["epochs"],
                 val_acc=None if record.best is None else record.best.val_acc,
                 test_acc=None if record.test is None else record.test.acc,
+                untested=record.untested,
                 seconds=record.seconds,
             )
         )
@@ -83,11 +86,14 @@ def show_list(folder: Path, as_json: bool) -> None:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
     cells = [
-        [r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc), _percent(r.test_acc), f"{r.seconds:,.1f}"]
-        for r in found
+        [r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc), _tested(r), f"{r.seconds:,.1f}"] for r in found
     ]
     columns = ["run", "status", "epochs", "best validation", "test", "seconds"]
     print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=2))
+
+
+def _tested(row: Row) -> str:
+    return "not tested" if row.untested else _percent(row.test_acc)
 
 
 def show_run(folder: Path, as_json: bool) -> None:
@@ -116,6 +122,8 @@ def show_run(folder: Path, as_json: bool) -> None:
         shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
+    elif record.untested:
+        console.print(f"Not tested: {record.untested}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def _console() -> Console:

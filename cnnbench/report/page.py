@@ -67,6 +67,8 @@ class _Part:
     classes: Sheet | None
     on_test: bool
     """Is the validation set the test set?"""
+    untested: str
+    """Why there is no test accuracy; empty where there is one."""
     runs: Sheet
     configs: list[tuple[str, str]]
     commands: list[str]
@@ -125,6 +127,7 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
         tables=[_cut(sheet) for sheet in main_sheets(comparison)],
         classes=classes and _cut(classes),
         on_test=comparison.contestants[0].runs[0].protocol.validation == "test",
+        untested=comparison.untested,
         runs=_runs(comparison, folder),
         configs=_configs(comparison),
         commands=shown,
@@ -188,10 +191,9 @@ def _runs(comparison: Comparison, folder: Path) -> Sheet:
     rows = []
     for contestant, run in runs[:MOST_ROWS]:
         best = "-" if run.best is None else f"{run.best.val_acc:.2%}"
-        test = "-" if run.test is None else f"{run.test.acc:.2%}"
         spent = [str(len(run.history)), f"{run.seconds:,.1f}"]
         status = ": ".join(filter(None, [run.status, run.reason]))
-        rows.append([contestant.label, _link(run, folder), status, str(run.seed), best, test, *spent])
+        rows.append([contestant.label, _link(run, folder), status, str(run.seed), best, run.test_accuracy, *spent])
     columns = ["contestant", "run", "status", "seed", "best validation", "test", "epochs", "seconds"]
     left_out = len(runs) - MOST_ROWS
     note = f"The first {MOST_ROWS}; {left_out:,} more are left out." if left_out > 0 else ""

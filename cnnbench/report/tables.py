@@ -56,7 +56,8 @@ def results(comparison: Comparison) -> Sheet:
         tried = f" (best of {c.settings})" if c.settings > 1 else ""
         finished = str(len(c.done)) if not c.broken else f"{len(c.done)} of {c.ended}"
         cells = [f"{c.label}{tried}", finished]
-        cells += [_percent(c, measure) for measure in ("test_acc", "val_acc", "final_val_acc")]
+        test = "not tested" if comparison.untested else _percent(c, "test_acc")
+        cells += [test, *(_percent(c, measure) for measure in ("val_acc", "final_val_acc"))]
         worst = min(c.measured(comparison.measure), default=None)
         cells.append("-" if worst is None else f"{worst:.2%}")
         cells += [_mean(c, "train_loss", "{:.4g}"), _mean(c, "gap", "{:+.2%}")]
@@ -68,6 +69,8 @@ def results(comparison: Comparison) -> Sheet:
         f"validation, worst seed the lowest {comparison.judged}, training loss that of the last epoch, gap training "
         f"minus validation accuracy at the selected epoch."
     )
+    if comparison.untested:
+        note = f"{comparison.untested} {note}"
     if comparison.unit == "tuning":
         note += " An interval rests on the means of the tunings."
     if versions := {run.protocol.tta for c in comparison.contestants for run in c.runs} - {"none"}:
@@ -167,6 +170,8 @@ def verdicts(comparison: Comparison) -> Sheet:
         f"alone: both without that correction. Finds: the difference that this many {units}, and 10 {units}, would "
         f"find in 80 % of cases, if the spreads are as seen."
     )
+    if comparison.untested:
+        note = f"{comparison.untested} {note}"
     if any(map(comparison.chosen, comparison.pairs)):
         note += (
             f" Settings {CHOSEN} look better than they are, and these verdicts can be false more often: run the chosen "
@@ -221,12 +226,12 @@ def architectures(comparison: Comparison) -> Sheet:
     rows = []
     for c in comparison.contestants:
         for run in c.done:
-            found, test = run.search, "-" if run.test is None else f"{run.test.acc:.2%}"
+            found = run.search
             entropy = "-" if found is None or found.entropy is None else f"{found.entropy:.3f}"
             cost = ["-", "-"] if found is None else [f"{found.image_passes:,}", f"{found.seconds:,.1f}"]
             name = "as given" if found is None else found.architecture
             parameters = "-" if run.parameters is None else f"{run.parameters:,}"
-            rows.append([c.label, str(run.seed), name, parameters, test, entropy, *cost])
+            rows.append([c.label, str(run.seed), name, parameters, run.test_accuracy, entropy, *cost])
     columns = ["contestant", "seed", "architecture", "parameters", "test", "entropy", "image passes", "seconds"]
     note = (
         "Entropy of the architecture at the search's end: 1 is undecided, 0 decided. Image passes: images through a "

@@ -24,7 +24,7 @@ class Protocol:
     """How a run was selected and tested."""
 
     validation: str
-    """`data.val`: `split`, or `test` where the validation images are the test images."""
+    """`split`, `folder` where the data set itself has validation images, or `test` where these are the test images."""
     selection: str
     """How the selected epoch was chosen, in words."""
     test: str
@@ -60,6 +60,8 @@ class Data:
     """Mean of each channel, 0 to 255, which is subtracted; None until the run has begun."""
     deviation: list[float] | None = None
     """Standard deviation of each channel, by which it is then divided."""
+    note: str = ""
+    """What the reader of the images found by itself, such as a folder of validation images, in words."""
 
 
 @dataclass
@@ -228,7 +230,7 @@ class Record:
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"config: {type(error).__name__}: {error}") from None
         if self.status == "done":
-            tested = self.test or not self.config.get("test", True)
+            tested = self.test or self.untested
             _require(bool(self.best and self.history and tested), "done without a result")
         if self.best:
             _require(1 <= self.best.epoch <= len(self.history), f"best.epoch: {self.best.epoch} is not in the history")
@@ -250,6 +252,18 @@ class Record:
     def claims(self) -> list[Claim]:
         """The accuracies that documents claim for the experiment."""
         return self._reported.claims
+
+    @property
+    def untested(self) -> str:
+        """Why the run has no test accuracy and will have none, in words; empty for a run with a test."""
+        if not self.data.sizes.test:
+            return "there are no test images"
+        return "" if self.config.get("test", True) else "test=false"
+
+    @property
+    def test_accuracy(self) -> str:
+        """The test accuracy as tables show it: a percentage, `not tested`, or `-` before the test."""
+        return f"{self.test.acc:.2%}" if self.test else "not tested" if self.untested else "-"
 
     @property
     def reason(self) -> str:

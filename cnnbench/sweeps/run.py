@@ -163,6 +163,11 @@ class _Run:
         """The folder of the run."""
         return self.surroundings.folder
 
+    @property
+    def tests(self) -> bool:
+        """Whether the run is tested at its end."""
+        return self.config.test and self.data.sizes["test"] > 0
+
     def carry_out(self) -> Record:
         """Searches, trains and tests, and saves the record on the way.
 
@@ -207,10 +212,10 @@ class _Run:
             config=asdict(config),
             choices=self.job.choices,
             protocol=records.Protocol(
-                validation=config.data.val,
+                validation=self.data.validation,
                 tta=config.evaluation.tta,
                 selection="highest validation accuracy, the first of equals",
-                test="once, with the selected epoch's weights" if config.test else "closed",
+                test="once, with the selected epoch's weights" if self.tests else "closed",
             ),
             data=records.Data(
                 name=self.job.choices["data"],
@@ -218,6 +223,7 @@ class _Run:
                 sizes=records.Sizes(**self.data.sizes),
                 shape=self.data.image_shape,
                 classes=list(self.images.classes),
+                note=self.images.note,
             ),
         )
 
@@ -300,7 +306,7 @@ class _Run:
             training.train()
             assert self.result.best is not None
             numbers = {"hp/val_acc_best": self.result.best.val_acc}
-            if config.test:
+            if self.tests:
                 self.result.test = self._test(training)
                 numbers["hp/test_acc"] = module.test_acc
             self.loggers.log_metrics(numbers, len(module.history))

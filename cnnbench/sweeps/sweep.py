@@ -187,10 +187,13 @@ def _line(record: Record) -> str:
 def _summary(record: Record, folder: Path) -> None:
     """Prints model and data of a single run, its results, and where its files are."""
     data, sizes, choices, epochs = record.data, record.data.sizes, record.choices, len(record.history)
+    own = " (data.val=folder)" if record.protocol.validation == "folder" else ""
     size = "" if record.parameters is None else f" ({record.parameters:,} parameters)"
     print(f"{choices['model']}{size} with {choices['optimizer']}, "
-          f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation, "
+          f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation{own}, "
           f"{sizes.test:,} test images")  # fmt: skip
+    if data.note:
+        print(f"data.root: {data.note}")
     if record.protocol.validation == "test":
         print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
     if found := record.search:
@@ -202,6 +205,8 @@ def _summary(record: Record, folder: Path) -> None:
         print(f"best validation accuracy {best.val_acc:.2%}, epoch {best.epoch} of {epochs}")
     if record.test is not None:
         print(f"test accuracy {record.test.acc:.2%} at that epoch")
+    elif record.status == "done":
+        print(f"not tested: {record.untested}")
     print(f"{record.seconds:.1f} s of training")
     also = "" if found is None else ", conf/model/searched.yaml"
     print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")

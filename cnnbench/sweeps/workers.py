@@ -3,6 +3,7 @@
 The processes are forked from a server that has imported torch once, and share one copy of the images.
 """
 
+import json
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from cnnbench.runtime.progress import Line, Sweep
 
 Task = tuple[Job, ImageSet]
 
-_ARRAYS = ("train", "train_labels", "test", "test_labels")
+_ARRAYS = ("train", "train_labels", "test", "test_labels", "validation")
 
 
 class _Remote:
@@ -144,8 +145,9 @@ def _share(images: ImageSet, shared: Path) -> Path:
     if not folder.exists():
         folder.mkdir()
         for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(images, name))
-        (folder / "classes.txt").write_text("\n".join(images.classes))
+            if (array := getattr(images, name)) is not None:
+                np.save(folder / f"{name}.npy", array)
+        (folder / "words.json").write_text(json.dumps([images.classes, images.note]))
     return folder
 
 
@@ -165,9 +167,9 @@ def _work(job: Job, shared: Path, pipe: Any, threads: int, visible: bool) -> Non
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(threads)
-    train, train_labels, test, test_labels = (np.load(shared / f"{name}.npy", mmap_mode="c") for name in _ARRAYS)
-    classes = tuple((shared / "classes.txt").read_text().split("\n"))
-    images = ImageSet(train, train_labels, test, test_labels, classes, shared.name)
+    arrays = {path.stem: np.load(path, mmap_mode="c") for path in shared.glob("*.npy")}
+    classes, note = json.loads((shared / "words.json").read_text())
+    images = ImageSet(**arrays, classes=tuple(classes), fingerprint=shared.name, note=note)
     try:
         run(job, images, _Remote(pipe, visible))
     except Busy as busy:

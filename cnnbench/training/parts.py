@@ -24,6 +24,9 @@ from cnnbench.training.loggers import check_loggers
 from cnnbench.training.module import Epoch, Recipe
 from cnnbench.training.schedules import Schedule
 
+MANY_WEIGHTS = 200_000_000
+"""In a dense layer: what images that are too large make of it. The largest of torchvision's networks has half of it."""
+
 
 def check_parts(config: Config, images: ImageSet) -> list[str]:
     """Checks a config before anything runs: builds all parts, without weights, and sends one image through the model.
@@ -59,7 +62,7 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
             f"augment.crop={config.augment.crop}: with augment.padding=reflect a shift must be smaller than the "
             f"image's sides, {data.image_shape[1]}x{data.image_shape[2]}."
         )
-    processes, smallest = config.hardware.processes, min(data.sizes.values())
+    processes, smallest = config.hardware.processes, min(filter(None, data.sizes.values()))
     if min(batch_size(config), smallest) < processes:
         raise ConfigError(
             f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: each process needs an "
@@ -106,6 +109,13 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
     warnings = []
+    dense = max((layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear)), default=0)
+    if dense >= MANY_WEIGHTS:
+        _, height, width = data.image_shape
+        warnings.append(
+            f"model: a dense layer has {dense:,} weights, {dense * 4 / 1e9:.1f} GB before gradients and optimizer, as "
+            f"the images have {height} x {width} pixels. data.image_size=N, or [H,W], makes them smaller."
+        )
     full_batch = config.update.accumulate is None and epoch.batches > 1
     if full_batch and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
         warnings.append(

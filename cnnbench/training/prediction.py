@@ -42,9 +42,7 @@ def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[
     """
     record = _record(run_folder)
     channels, height, width = record.data.shape
-    if height != width:
-        raise ConfigError(f"{run_folder}: the run was trained on images of {width}x{height}. Allowed: square ones.")
-    images = [torch.tensor(decode(path, height, channels == 1)).permute(2, 0, 1) for path in paths]
+    images = [torch.tensor(decode(path, [height, width], channels == 1)).permute(2, 0, 1) for path in paths]
     model = _model(run_folder, record)
     with torch.inference_mode():
         probabilities: Tensor = model(torch.stack(images)).softmax(1)

@@ -1,5 +1,7 @@
 """Splits, order, batches, normalisation, augmentation."""
 
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,8 +65,68 @@ def test_the_documents_protocol_validates_on_the_test_set() -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.limit=2: 2 images are too few for 3 classes"):
         split(images([9, 9, 9], [1, 1, 1]), Data(limit=2), seed=0)
-    with pytest.raises(ConfigError, match=r"data\.val_fraction=0\.9"):
-        split(images([20, 1], [1, 1]), Data(val_fraction=0.9), seed=0)
+    with pytest.raises(ConfigError, match=r"data\.limit=2: .* none would be left of '2' .training images: 9"):
+        split(images([9, 9, 9], [1, 1, 1]), Data(limit=2), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "says"),
+    [
+        # 5 of 44: shares 4.55 and 0.45, so the second class gets none; 6 of 44: 5.45 and 0.55
+        (
+            [40, 4],
+            "0.1",
+            "no validation image of class '1' (images for training and validation: 4). {key}0.13 leaves some.",
+        ),
+        ([40, 1], "0.1", "no validation image of class '1' (images for training and validation: 1). Each class needs"),
+        (
+            [20, 2],
+            "0.9",
+            "no training image of class '1' (images for training and validation: 2). {key}0.25 leaves some.",
+        ),
+    ],
+)
+def test_too_few_images_of_a_class_are_named(counts: list[int], fraction: str, says: str) -> None:
+    key = "data.val_fraction="
+    with pytest.raises(ConfigError, match=re.escape(f"{key}{fraction}: leaves {says.format(key=key)}")):
+        split(images(counts, [1, 1]), Data(val_fraction=float(fraction)), seed=0)
+
+
+def with_validation(train: list[int], test: list[int], positions: list[int]) -> ImageSet:
+    return replace(images(train, test), validation=np.array(positions)).fingerprinted()
+
+
+def test_validation_images_of_the_data_set_are_used_by_themselves() -> None:
+    source = with_validation([6, 6], [3, 3], [1, 7, 8])
+    assert source.fingerprint != images([6, 6], [3, 3]).fingerprint
+    for seed in (0, 1):
+        for val in (None, "folder"):
+            parts = split(source, Data(val=val), seed)
+            assert parts.val.tolist() == [1, 7, 8]
+            assert parts.train.tolist() == [0, 2, 3, 4, 5, 6, 9, 10, 11]
+    assert ImageData(source, Data(), 4, 0).validation == "folder"
+    assert ImageData(images([20, 20], [3, 3]), Data(), 4, 0).validation == "split"
+    with pytest.raises(ConfigError, match=r"data\.val=folder: these images have no validation images of their own"):
+        split(images([20, 20], [3, 3]), Data(val="folder"), seed=0)
+
+
+def test_a_limit_keeps_the_share_of_the_validation_images() -> None:
+    parts = split(with_validation([60, 40], [9, 9], [*range(12), *range(60, 68)]), Data(limit=50), seed=0)
+    assert len(parts.val) == 10  # of 20 in 100
+    assert sum(position < 60 for position in parts.val) == 6
+    assert len(parts.train) == 40
+    few = with_validation([60, 40], [9, 9], [0, 1, 2, 60])
+    (position,) = split(few, Data(limit=20), seed=0).val  # shares 0.6 and 0.2: a class may go without
+    assert position < 3
+    with pytest.raises(ConfigError, match=r"none would be left of the 1 validation images"):
+        split(with_validation([60, 40], [9, 9], [60]), Data(limit=20), seed=0)
+
+
+def test_no_test_images() -> None:
+    source = images([20, 20], [0, 0])
+    assert len(split(source, Data(), seed=0).test) == 0
+    with pytest.raises(ConfigError, match=r"data\.val=test: there are no test images"):
+        split(source, Data(val="test"), seed=0)
 
 
 def loaded(source: ImageSet, batch_size: int, seed: int = 0, epoch: int = 0, **keys: object) -> ImageData:

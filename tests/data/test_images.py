@@ -71,7 +71,7 @@ def test_folder_is_decoded_once_and_again_when_it_changes(
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("cnnbench.data.folder._decode_all", never)
+        patched.setattr("cnnbench.data.cache._decode_all", never)
         again = folder(Data(root=str(colours)))
     assert again.fingerprint == first.fingerprint
     assert (again.train == first.train).all()

@@ -36,6 +36,7 @@ def test_list(command, here: Path) -> None:
         "of": 2,
         "val_acc": max(row["val_acc"] for row in done["history"]),
         "test_acc": done["test"]["acc"],
+        "untested": "",
         "seconds": sum(row["seconds"] for row in done["history"]),
     }
     assert (found["sgdlr1e+09"]["test_acc"], found["adamlr0.001"]["epochs"]) == (None, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cnnbench.config.schema import ROLES, Config, Decides
+from cnnbench.config.schema import ROLES, Config, Data, Decides
 from cnnbench.results import identity, records
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -62,6 +62,9 @@ def test_an_experiment_by_hand() -> None:
         "fingerprint": "f" * 16, "grayscale": False, "image_size": None, "labels": "class", "limit": None,
         "normalize": "standard", "val": "split", "val_fraction": 0.1,
     }  # fmt: skip
+    for val in ("split", "folder"):  # the same runs: validation images of the folder are in the fingerprint
+        assert identity.experiment(asdict(Config(lr=0.1, data=Data(val=val))), "f" * 16)["data"] == whole["data"]
+    assert identity.experiment(asdict(Config(lr=0.1, data=Data(val="test"))), "f" * 16)["data"]["val"] == "test"
     assert whole["model"] == {"dense": [3], "init_digest": "b"}
     assert config["model"]["init_from"] == "a"  # the config itself is left alone
     without = identity.experiment(config, "f" * 16, without=[Decides.REPETITION, Decides.MEASURE])
