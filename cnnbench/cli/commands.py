@@ -3,6 +3,7 @@
 Slow modules are imported only after the words have been checked.
 """
 
+import itertools
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -61,7 +62,7 @@ def train(words: list[str]) -> int:
 
         if any(job.config.seeds == "auto" for job in jobs):
             return _add_seeds(jobs, jobs_of, engine, options.dry_run)
-        rungs = rehearse(jobs_of) if jobs[0].config.ladder else [jobs]
+        rungs = rehearse(jobs, jobs_of) if jobs[0].config.ladder else [jobs]
         if options.dry_run:
             _dry_run(rungs, options.overrides)
             return 0
@@ -87,6 +88,11 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 
     jobs = with_seeds(0, FIRST_LOOK)
     if dry_run:
+        images = _images(contestants, dry_run)
+        from cnnbench.sweeps.seeds import check
+        from cnnbench.sweeps.sweep import warn
+
+        warn(check(jobs, with_seeds, images))
         print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
         print("\n".join(" ".join(job.overrides) for job in jobs))
         return 0
@@ -99,12 +105,21 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 
 
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
+    """Checks all runs and lists them, those of a ladder with the words that their rung adds."""
+    images = _images(rungs[0], dry_run=True)
+    from cnnbench.sweeps.sweep import about, check_all, warn
+
     total = sum(map(len, rungs))
+    tasks = zip([job for jobs in rungs for job in jobs], itertools.cycle(images))
+    checked = check_all(tasks, alone=total == 1)
+    warn(checked)
     print(f"{total} runs" if total > 1 else "1 run")
-    for name, jobs in zip([START, *rungs[0][0].config.ladder], rungs, strict=True):
+    for (name, added), jobs in zip([(START, []), *rungs[0][0].config.ladder.items()], rungs, strict=True):
         for job in jobs:
-            line = " ".join(job.overrides) or " ".join(words)
+            line = " ".join([*added, *job.overrides] or words)
             print(f"{name}: {line}" if len(rungs) > 1 else line)
+    if total == 1:
+        print(*(about(*each) for each in checked), sep="\n", end="\n" * len(checked))
 
 
 def _print_configs(jobs: list[Job], comments: list[str]) -> None:
@@ -127,8 +142,14 @@ def _import_beside() -> None:
     get_ready()
 
 
-def _images(jobs: list[Job]) -> "list[ImageSet]":
-    """The images of each job. Equal data are loaded once."""
+def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
+    """The images of each job. Equal data are loaded once.
+
+    Args:
+        jobs: the runs.
+        dry_run: whether nothing may be downloaded; black images then stand in for what is missing.
+    """
+    from cnnbench.data.archives import stand_in
     from cnnbench.data.images import load
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
@@ -137,7 +158,7 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
     for data in (job.config.data for job in jobs):
         key = tuple(getattr(data, name) for name in names)
         if key not in loaded:
-            loaded[key] = load(data)
+            loaded[key] = (stand_in(data) if dry_run else None) or load(data)
         images.append(loaded[key])
     return images
 
@@ -148,6 +169,7 @@ def _compare(words: list[str]) -> int:
         "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | margin=0.5 | apart=true"
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be compared; write no files")
     options = parser.parse_intermixed_args(words)
     allowed = ["by", "baseline", "target", "margin", "apart"]
     settings, rest = settings_of(options.words, allowed)
@@ -181,6 +203,10 @@ def _compare(words: list[str]) -> int:
 
         print(as_json(comparisons, tuning))
         return 0
+    if options.dry_run:
+        for comparison in comparisons:
+            print("\n".join(f"{each.label}: {len(each.runs)} runs" for each in comparison.contestants))
+        return 0
     from cnnbench.report.terminal import show
 
     show(comparisons, folders[0], tuning)
@@ -189,6 +215,7 @@ def _compare(words: list[str]) -> int:
 
 def _tune(words: list[str]) -> int:
     parser = command_parser("tune", "Finds each contestant's best setting.")
+    parser.add_argument("--dry-run", action="store_true", help="check all contestants, list their trials and stop")
     own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
     parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
     parser.add_argument("--config-dir", type=Path)
@@ -204,13 +231,23 @@ def _tune(words: list[str]) -> int:
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
+        times = f"{plan.tunings} x " if plan.tunings > 1 else ""
+        comments = []
+        for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
+            space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
+            comments.append(" ".join([*job.overrides, f"({times}{plan.trials} trials of {space})"]))
         if options.cfg:
-            times = f"{plan.tunings} x " if plan.tunings > 1 else ""
-            comments = []
-            for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
-                space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
-                comments.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
-            _print_configs(jobs, [" ".join(words) for words in comments])
+            _print_configs(jobs, comments)
+            return 0
+        if options.dry_run:
+            images = _images(jobs, dry_run=True)
+            from cnnbench.sweeps.sweep import warn
+            from cnnbench.sweeps.tuning import check
+
+            warn(check(composer, plan, jobs, images)[1])
+            trials, winners = (len(plan.contestants) * count for count in (plan.trials, plan.seeds))
+            print(f"{trials + winners} runs: {trials} trials, then {winners} of the winners with fresh seeds")
+            print("\n".join(comments))
             return 0
         if engine is None and jobs[0].config.workers > 1:
             _import_beside()

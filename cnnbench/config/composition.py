@@ -5,6 +5,7 @@ starts jobs before all of them are checked, and ends a sweep at the first failur
 """
 
 import contextlib
+import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -170,8 +171,15 @@ class Composer:
         typed = [word for word in fixed if not word.lstrip("+").startswith("seeds=")]  # a job has one seed
         if not sweep:
             return [self._job(composed, typed, ())]
-        combinations = itertools.product(*(self._values(o) for o in sweep.values()))
-        return [self._job(self._compose([*fixed, *words]), typed, words) for words in combinations]
+        unseeded: dict[tuple[str, ...], DictConfig] = {(): composed}
+        jobs = []
+        for combination in itertools.product(*(self._values(o) for o in sweep.values())):
+            seeds = [word for word in combination if word.startswith("seed=")]
+            others = tuple(word for word in combination if word not in seeds)
+            if others not in unseeded:
+                unseeded[others] = self._compose([*fixed, *others])
+            jobs.append(self._job(self._with_values(unseeded[others], seeds), typed, combination))
+        return jobs
 
     def config(self, words: Iterable[str]) -> DictConfig:
         """The config that Hydra composes from `words` without their sweeps. Values are not checked."""
@@ -282,6 +290,20 @@ class Composer:
                 if isinstance(error.__cause__ or error, kind):
                     self._find_unreadable(kind)
             raise ConfigError(one_line(error)) from None
+
+    def _with_values(self, composed: DictConfig, words: list[str]) -> DictConfig:
+        """A copy of a config with other values, as Hydra would set them. To compose it anew takes far longer.
+
+        Raises:
+            ConfigError: a value is not of its key's type.
+        """
+        changed = copy.deepcopy(composed)
+        for override in map(self._parser.parse_override, words):
+            try:
+                OmegaConf.update(changed, override.key_or_group, override.value())
+            except OmegaConfBaseException as error:
+                raise ConfigError(one_line(error)) from None
+        return changed
 
     def _relocated(self, word: str) -> list[str]:
         """Gives each file of `callbacks=[a,b]` a place of its own below `callbacks`; their `_target_`s would clash."""

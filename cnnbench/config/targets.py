@@ -88,6 +88,8 @@ def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str)
     """
     name = spec.get("_target_", "")
     if name is None:
+        for key in spec.keys() - {*_HYDRAS}:
+            raise ConfigError(f"{group}.{key}={spec[key]}: nothing takes it, since {group}._target_ is null.")
         return
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{group}._target_={name}: must be the full name of a class, such as torch.optim.Adam.")

@@ -1,6 +1,7 @@
 """The progress display: bars on a terminal, a few plain lines elsewhere, always on standard error."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,19 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda units: progress.advance(task, units)
 
 
+@contextmanager
+def loading(package: str) -> Iterator[None]:
+    """Shows `loading PACKAGE ...` on a terminal while the context lasts, unless the package is loaded already."""
+    shown = package not in sys.modules and sys.stderr.isatty()
+    if shown:
+        print(f"loading {package} ...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\033[K", end="", file=sys.stderr, flush=True)  # erases the line
+
+
 class Screen(Protocol):
     """The place where a run shows its progress."""
 
@@ -107,12 +121,14 @@ class Sweep:
     _bar: TaskID
     """The sweep's own bar."""
     _lines: "list[Line]"
+    _skipped: int
+    """Epochs of runs that were finished before."""
 
     def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self.progress = _progress(self._console)
         self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
-        self._lines = []
+        self._lines, self._skipped = [], 0
 
     def __enter__(self) -> "Sweep":
         if self.visible:
@@ -137,9 +153,14 @@ class Sweep:
         self._lines.append(Line(self))
         return self._lines[-1]
 
+    def skip(self, epochs: int) -> None:
+        """Counts the epochs of a run that was finished before."""
+        self._skipped += epochs
+        self.update()
+
     def update(self) -> None:
         """Updates the sweep's own bar."""
-        self.progress.update(self._bar, completed=sum(line.epochs_done for line in self._lines))
+        self.progress.update(self._bar, completed=self._skipped + sum(line.epochs_done for line in self._lines))
 
 
 class Line:

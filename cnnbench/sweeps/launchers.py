@@ -26,7 +26,8 @@ from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep
 from cnnbench.runtime.signals import collected_signals
-from cnnbench.sweeps.run import finished, folder_of, run
+from cnnbench.sweeps.folders import finished, folder_of
+from cnnbench.sweeps.run import run
 from cnnbench.sweeps.workers import Ended, Task
 
 Outcome = tuple[int, str, str]
