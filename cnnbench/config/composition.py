@@ -29,6 +29,7 @@ from cnnbench.config.engines import Engine
 from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
 from cnnbench.config.messages import load_yaml, one_line, yaml_line
 from cnnbench.config.schema import ROLES, Config, Role, check_seeds
+from cnnbench.config.targets import look_in
 from cnnbench.errors import ConfigError, nearest
 
 _OPEN = (
@@ -92,6 +93,7 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             name = path.relative_to(config_dir)
             if (CONF / name).exists():
                 raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
+        look_in(config_dir)
     hydra = GlobalHydra.instance()
     outer = hydra.hydra
     hydra.clear()

@@ -1,6 +1,8 @@
 """The classes and functions that a YAML file names as `_target_`: found, checked and called."""
 
 import inspect
+import sys
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object, instantiate
@@ -55,6 +57,15 @@ changes no run id."""
 
 _FORMER = {name: former for former, name in MOVED.items()}
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
+
+
+def look_in(folder: str | Path | None) -> None:
+    """Lets a `_target_` name what a Python file in the user's folder of configs holds, as `MODULE.NAME`.
+
+    It is searched last, so that no file in it replaces an installed module.
+    """
+    if folder is not None and (path := str(Path(folder).expanduser().resolve())) not in sys.path:
+        sys.path.append(path)
 
 
 def locate(name: str) -> Any:

@@ -32,6 +32,11 @@ def check_search(config: Config, images: ImageSet) -> None:
     for key in transfer.KEYS:
         if config.model.get(key):
             raise ConfigError(f"model.{key}={config.model[key]}: {option} only trains networks with new weights.")
+    if search.method == "joint" and optimizers.needs_closure(config.optimizer):
+        raise ConfigError(
+            f"optimizer._target_={config.optimizer['_target_']}: evaluates the loss several times a step, which "
+            f"search=joint can't repeat. search=random can."
+        )
     layers = searched(config.model, search, data.image_shape)
     spec, group = search.optimizer, "search.optimizer"
     if "lr" in spec:

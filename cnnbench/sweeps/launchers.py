@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine, Ray, RayArguments, SubmititLocal, SubmititSlurm
+from cnnbench.config.targets import look_in
 from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep
@@ -107,6 +108,7 @@ class _Run:
 
     def __call__(self) -> Outcome:
         os.chdir(self.folder)
+        look_in(self.job.config_dir)
         if self.threads is not None:
             import torch
 

@@ -47,6 +47,23 @@ def make_optimizer(spec: Spec, model: nn.Module, fused: bool = False) -> Optimiz
     return optimizer
 
 
+def needs_closure(spec: Spec) -> bool:
+    """Whether an optimizer's step asks for a function that evaluates the loss again, as those of LBFGS and SAM do.
+
+    Some classes ask for it in their signature, others only when they step, so it is tried on a small network.
+
+    Args:
+        spec: the `optimizer` group, checked by `targets.check`.
+    """
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    try:
+        make_optimizer(spec, model).step()
+    except Exception as error:
+        return "closure" in str(error)
+    return False
+
+
 def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Loads the value of an earlier `state_dict`, except for `fused`, which depends on this machine."""
     pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)

@@ -109,8 +109,18 @@ def check_parts(config: Config, images: ImageSet) -> Checked:
         )
     epoch = epoch_of(config, data)
     schedule = make_schedule(config, epoch, optimizer)
+    closure, name = optimizers.needs_closure(config.optimizer), config.optimizer["_target_"]
+    if closure and config.hardware.processes > 1:
+        raise ConfigError(
+            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: {name} evaluates the "
+            f"loss several times a step, which several processes can't do together. Allowed: 1."
+        )
+    if not closure:
+        try:
+            optimizer.step()
+        except Exception as error:  # of a user's own class: anything
+            raise ConfigError(f"optimizer: {name} can't step ({str(error) or type(error).__name__}).") from None
     try:  # some schedulers check their arguments only when they step
-        optimizer.step()
         for _ in range(epoch.steps):
             schedule.after_step()
         schedule.after_epoch(1.0)
@@ -213,10 +223,12 @@ def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list
     Returns:
         The modules `normalize` and `network`; they take bytes (n, channels, height, width).
     """
+    # torch's LBFGS takes each gradient as a vector, without a copy, which this layout doesn't allow.
+    channels_last = config.hardware.channels_last and not optimizers.needs_closure(config.optimizer)
     model = nn.Sequential()
-    model.add_module("normalize", Normalize(mean, std, config.hardware.channels_last))
+    model.add_module("normalize", Normalize(mean, std, channels_last))
     model.add_module("network", network)
-    return model.to(memory_format=torch.channels_last) if config.hardware.channels_last else model
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def make_recipe(config: Config, epoch: Epoch) -> "Recipe":
@@ -232,6 +244,7 @@ def make_recipe(config: Config, epoch: Epoch) -> "Recipe":
         clip=config.clip,
         max_step=config.update.max_step,
         mixup=config.augment.mixup,
+        closure=optimizers.needs_closure(config.optimizer),
     )
 
 
