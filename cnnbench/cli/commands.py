@@ -5,9 +5,9 @@ Slow modules are imported only after the words have been checked.
 
 import itertools
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnbench.analysis.ladder import START, JobsOf, rehearse
 from cnnbench.analysis.sequential import check_contestants
@@ -16,6 +16,7 @@ from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
 from cnnbench.config.engines import Engine
+from cnnbench.config.keys import GROUPS
 from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
@@ -29,8 +30,10 @@ def train(words: list[str]) -> int:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--resolve", action="store_true")  # Hydra's; here values are always resolved
+    parser.add_argument("-p", "--package")
     parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
     parser.add_argument("--complete", metavar="LINE")  # the shells call this
     parser.add_argument("-h", "--help", action="store_true")
@@ -54,8 +57,10 @@ def train(words: list[str]) -> int:
         jobs = composer.jobs(options.overrides, options.multirun)
         engine = composer.engine(options.overrides)
         if options.cfg:
-            _print_configs(jobs, [" ".join(job.overrides) for job in jobs])
+            _print_configs(jobs, [" ".join(job.overrides) for job in jobs], options.package)
             return 0
+        if options.resolve or options.package:
+            raise ConfigError("--resolve and --package: go with --cfg job.")
 
         def jobs_of(added: list[str]) -> list[Job]:
             return composer.jobs([*options.overrides, *added], options.multirun)
@@ -122,10 +127,19 @@ def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
         print(*(about(*each) for each in checked), sep="\n", end="\n" * len(checked))
 
 
-def _print_configs(jobs: list[Job], comments: list[str]) -> None:
-    """Prints one YAML document for each job, with its comment before it."""
+def _print_configs(jobs: list[Job], comments: list[str], group: str | None = None) -> None:
+    """Prints one YAML document for each job, with its comment before it.
+
+    Raises:
+        ConfigError: `group`, the only one to print, is none.
+    """
     for i, (job, comment) in enumerate(zip(jobs, comments, strict=True)):
-        print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
+        config: Any = job.config
+        if group is not None:
+            config = asdict(config).get(group)
+            if not isinstance(config, dict):
+                raise ConfigError(f"--package {group}: there is no such group.{nearest(group, GROUPS)}")
+        print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(config), end="")
 
 
 def _print_config_of(run: Path) -> int:
@@ -218,7 +232,7 @@ def _tune(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check all contestants, list their trials and stop")
     own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
     parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("-cd", "--config-dir", type=Path)
     options = parser.parse_intermixed_args(words)
     settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
@@ -260,7 +274,7 @@ def _tune(words: list[str]) -> int:
 def _preview(words: list[str]) -> int:
     parser = command_parser("preview", "Draws images as training sees them.")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("-cd", "--config-dir", type=Path)
     options = parser.parse_intermixed_args(words)
     with config_source(options.config_dir) as composer:
         jobs = composer.jobs(options.overrides, multirun=False)

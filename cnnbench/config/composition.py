@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from cnnbench.config import engines
 from cnnbench.config.engines import Engine
-from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
+from cnnbench.config.keys import CONF, GROUPS, KEYS, LIGHTNINGS, keys_beside
 from cnnbench.config.messages import load_yaml, one_line, yaml_line
 from cnnbench.config.schema import ROLES, Config, Role, check_seeds
 from cnnbench.config.targets import look_in
@@ -225,6 +225,11 @@ class Composer:
         for word in words:
             # A sweep as Hydra's files have it is the same as one that is typed: +hydra.sweeper.params.seed="0,1".
             word = re.sub(r"""^\+*hydra\.sweeper\.params\.([^=]+)=(["']?)(.*)\2$""", r"\1=\3", word)
+            word = re.sub(
+                r"^([\w.+]+)=(~(?:/[^'\",]*)?)$", r"\1='\2'", word
+            )  # data.root=~/images, which bash leaves so
+            if re.split("[.=]", word.lstrip("+"))[0] in GROUPS + KEYS:
+                word = word.lstrip("+")  # all keys exist, so that nothing has to be added
             try:
                 override = self._parser.parse_override(word)
             except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
@@ -246,6 +251,8 @@ class Composer:
             if key == "hydra/launcher":
                 engines.check_name(word, override.value())
             return
+        if (ours := LIGHTNINGS.get(key) or LIGHTNINGS.get(key.removeprefix("trainer."))) is not None:
+            raise ConfigError(f"{word}: there is no key '{key}'. It is called {ours} here.")
         if head not in GROUPS + KEYS:
             raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
         if key == "seeds" and override.is_sweep_override():
@@ -271,14 +278,21 @@ class Composer:
         value = override.value()
         return value if isinstance(value, list) else [value]
 
-    @staticmethod
-    def _values(override: Override) -> list[str]:
+    def _values(self, override: Override) -> list[str]:
         """Splits a sweep into single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
         if not override.is_sweep_override():  # one value in an experiment's list of sweeps
             return [override.input_line or ""]
-        sweep = override.value()
+        sweep, key = override.value(), override.key_or_group
+        if isinstance(sweep, Glob) and key in GROUPS:
+            names = sweep.filter(self.options[key])
+            if not names:
+                raise ConfigError(f"{override.input_line}: matches none of {', '.join(self.options[key])}.")
+            return [f"{key}={name}" for name in names]
         if not isinstance(sweep, Sweep) or not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c.")
+            raise ConfigError(
+                f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c. "
+                f"`cnnbench tune` searches an interval."
+            )
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
     def _compose(self, words: list[str]) -> DictConfig:

@@ -13,6 +13,25 @@ GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir() and 
 KEYS = tuple(field.name for field in fields(Config) if field.name not in GROUPS)
 
 
+LIGHTNINGS = {
+    "max_epochs": "epochs",
+    "accelerator": "hardware.accelerator",
+    "devices": "hardware.devices",
+    "num_nodes": "hardware.nodes",
+    "precision": "hardware.precision",
+    "deterministic": "hardware.deterministic",
+    "gradient_clip_val": "clip",
+    "accumulate_grad_batches": "update.accumulate",
+    "default_root_dir": "runs_dir",
+    "data.batch_size": "batch_size",
+    "datamodule.batch_size": "batch_size",
+    "learning_rate": "lr",
+    "ckpt_path": "model.init_from",
+    "task_name": "name",
+}
+"""Keys by the names that they have in Lightning's Trainer and in common templates, there with or without `trainer.`."""
+
+
 def keys_beside(key: str) -> list[str]:
     """The keys that the schema allows in the place of `key`, such as all of `data.*` for `data.limt`."""
     head, inner, _ = key.partition(".")

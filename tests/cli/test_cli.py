@@ -206,6 +206,17 @@ def test_help_shows_groups_options_and_examples(command) -> None:
         ("hydra.sweeper.params.seed='0,1'", ["seed=0,1", "add -m"]),
         ("-m hydra.sweeper.params.sed='0,1'", ["sed=0,1", "Did you mean 'seed'?"]),
         ("-m hydra.sweeper.params={seed:1}", ["hydra.sweeper.params", "nothing reads this"]),
+        ("hydra/launcher=joblib", ["workers=N"]),
+        ("--info all", ["--info", "--cfg job"]),
+        ("--config-name mine", ["--config-name", "experiment=NAME"]),
+        ("-cp mine", ["-cp", "--config-dir DIR"]),
+        ("--resolve", ["--cfg job"]),
+        ("--cfg job --package optimzer", ["optimzer", "Did you mean 'optimizer'?"]),
+        ("-m 'optimizer=glob(q*)'", ["glob(q*)", "adam"]),
+        ("-m 'lr=interval(0.1,1)'", ["interval(0.1,1)", "`cnnbench tune`"]),
+        ("trainer.max_epochs=3", ["trainer.max_epochs=3", "called epochs here"]),
+        ("learning_rate=0.1", ["learning_rate=0.1", "called lr here"]),
+        ("datamodule.batch_size=3", ["called batch_size here"]),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -311,6 +322,24 @@ def test_a_sweep_can_be_written_as_in_hydras_files(command) -> None:
     for words in ("-m '+hydra.sweeper.params.seed=\"0,1\"'", "hydra.mode=MULTIRUN hydra.sweeper.params.seed=0,1"):
         assert command(f"{words} --dry-run").out == typed == "2 runs\nseed=0\nseed=1\n"
     assert command("experiment=quickstart ~hydra.sweeper.params.seed --dry-run").out.startswith("5 runs\n")
+
+
+def test_what_a_user_of_hydra_types(command, here: Path) -> None:
+    (here / "mine").mkdir()
+    for words, same in [
+        ("+experiment=quickstart", "experiment=quickstart"),
+        ("+epochs=3", "epochs=3"),
+        ("--cfg job --resolve", "--cfg job"),
+        ("-cd mine --cfg job", "--cfg job"),
+        ("data.root=~/x --cfg job", "data.root='~/x' --cfg job"),
+        ("-m 'optimizer=glob(ada*)'", "-m optimizer=adagrad,adam,adamw"),
+    ]:
+        dry = "" if "job" in words else " --dry-run"
+        typed, expected = command(f"{words}{dry}"), command(f"{same}{dry}")
+        assert (typed.code, expected.code) == (0, 0), typed.err
+        assert typed.out.replace("+", "") == expected.out
+    assert yaml.safe_load(command("--cfg job -p scheduler").out) == {"_target_": None}
+    assert "root: ~/x" in command("data.root=~/x --cfg job").out
 
 
 def test_lr_is_the_same_in_both_places(command) -> None:
