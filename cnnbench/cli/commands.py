@@ -165,6 +165,7 @@ def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
     """
     from cnnbench.data.archives import stand_in
     from cnnbench.data.images import load
+    from cnnbench.runtime.progress import loading
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
     images = []
@@ -172,7 +173,8 @@ def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
     for data in (job.config.data for job in jobs):
         key = tuple(getattr(data, name) for name in names)
         if key not in loaded:
-            loaded[key] = (stand_in(data) if dry_run else None) or load(data)
+            with loading("images"):
+                loaded[key] = (stand_in(data) if dry_run else None) or load(data)
         images.append(loaded[key])
     return images
 

@@ -50,7 +50,7 @@ def split(images: ImageSet, data: Data, seed: int) -> Split:
     train, test = np.arange(len(images.train_labels)), np.arange(len(images.test_labels))
     if data.limit is not None:
         fixed = np.random.default_rng(0)
-        train = train[_stratified(images.train_labels, data.limit, fixed, f"data.limit={data.limit}")]
+        train = train[_stratified(images.train_labels, data.limit, fixed, f"data.limit={data.limit}", images.classes)]
         if data.limit < len(test):
             test = np.sort(fixed.permutation(len(test))[: data.limit])
     if data.val == "test":
@@ -58,15 +58,29 @@ def split(images: ImageSet, data: Data, seed: int) -> Split:
     labels = images.train_labels[train]
     count = round(len(train) * data.val_fraction)
     rng = np.random.default_rng(derived_seed(seed, Stream.SPLIT))
-    chosen = _stratified(labels, count, rng, f"data.val_fraction={data.val_fraction:g}")
+    key = f"data.val_fraction={data.val_fraction:g}"
+    chosen = _stratified(labels, count, rng, key, images.classes)
     rest = np.setdiff1d(np.arange(len(train)), chosen)
-    if len(np.unique(labels[rest])) < len(np.unique(labels)):
-        raise ConfigError(f"data.val_fraction={data.val_fraction:g}: leaves a class without training images.")
+    if emptied := sorted(set(labels.tolist()) - set(labels[rest].tolist())):
+        raise ConfigError(f"{key}: leaves {_count(labels, emptied[0], images.classes)} no training image.")
     return Split(train[rest], train[chosen], test)
 
 
-def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) -> Labels:
+def _count(labels: Labels, label: int, classes: tuple[str, ...]) -> str:
+    """A class and the number of its images, in words."""
+    images = int((labels == label).sum())
+    return f"class {classes[label]} with its {images} image{'s' * (images > 1)}"
+
+
+def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str, names: tuple[str, ...]) -> Labels:
     """Draws `count` positions, each class by its share (largest remainders), and sorts them.
+
+    Args:
+        labels: of all images.
+        count: how many to draw.
+        rng: draws them.
+        key: asks for them, with its value; for the message.
+        names: of the classes; for the message.
 
     Raises:
         ConfigError: a class would get no image.
@@ -78,7 +92,8 @@ def _stratified(labels: Labels, count: int, rng: np.random.Generator, key: str) 
     quota = np.floor(shares).astype(np.int64)
     quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
     if quota.min() < 1:
-        raise ConfigError(f"{key}: {count} images are too few for {len(classes)} classes.")
+        smallest = _count(labels, int(classes[quota.argmin()]), names)
+        raise ConfigError(f"{key}: {count} images are too few for {len(classes)} classes; {smallest} gets none.")
     positions = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
     return np.sort(np.concatenate(positions))
 

@@ -60,11 +60,11 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def loading(package: str) -> Iterator[None]:
-    """Shows `loading PACKAGE ...` on a terminal while the context lasts, unless the package is loaded already."""
-    shown = package not in sys.modules and sys.stderr.isatty()
+def loading(what: str) -> Iterator[None]:
+    """Shows `loading WHAT ...` on a terminal while the context lasts, unless it is a package that is loaded already."""
+    shown = what not in sys.modules and Console(stderr=True).is_interactive
     if shown:
-        print(f"loading {package} ...", end="\r", file=sys.stderr, flush=True)
+        print(f"loading {what} ...", end="\r", file=sys.stderr, flush=True)
     try:
         yield
     finally:
@@ -163,6 +163,13 @@ class Sweep:
         self.progress.update(self._bar, completed=self._skipped + sum(line.epochs_done for line in self._lines))
 
 
+def _duration(seconds: float) -> str:
+    """A length of time for people: `90 s`, `5 min` or `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 class Line:
     """The `Screen` of the runs of one worker, which follow each other on one line."""
 
@@ -225,7 +232,8 @@ class Line:
         self._printed = time.monotonic()
         self.say(
             f"{self._run}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
-            f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s"
+            f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s, "
+            f"about {_duration((self._epochs - row['epoch']) * row['seconds'])} left"
         )
 
     def finish(self) -> None:

@@ -95,9 +95,10 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Ch
         with loading("torch"):
             from cnnbench.search.checks import check_search
             from cnnbench.training.parts import check_parts
-        checked[key] = job, check_parts(job.config, images)
+        found = check_parts(job.config, images)
         if job.config.search.method != "none":
-            check_search(job.config, images)
+            found.warnings.extend(check_search(job.config, images))
+        checked[key] = job, found
     return list(checked.values())
 
 
@@ -140,7 +141,9 @@ def about(job: Job, checked: "Checked", engine: Engine | None = None, alone: boo
     config, place = job.config, engine.name if engine else checked.device
     if not alone:
         return f"{job.choices['data']}: {_images(checked.sizes)}; on {place}"
-    search = f"after {config.search_epochs} of search={config.search.method}, " if config.search_epochs else ""
+    search = (
+        f"search={config.search.method} first, {config.search_epochs} epochs of it; " if config.search_epochs else ""
+    )
     headline = _headline(job.choices, config.lr, checked.parameters, checked.sizes)
     return f"{headline}\n{search}epochs={config.epochs}, {config.epochs * checked.steps:,} steps in all, on {place}"
 
@@ -296,5 +299,5 @@ def _summary(record: Record, folder: Path, headed: bool) -> None:
     if record.test is not None:
         print(f"test accuracy {record.test.acc:.2%} at that epoch")
     print(f"{record.seconds:.1f} s of training")
-    also = "" if found is None else ", conf/model/searched.yaml"
-    print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")
+    names = ("record.json", "config.yaml", "best.ckpt", "last.ckpt", "conf/model/searched.yaml")
+    print(f"{folder}/ holds {', '.join(name for name in names if (folder / name).exists())}")

@@ -1,5 +1,6 @@
 """Splits, order, batches, normalisation, augmentation."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,10 +62,19 @@ def test_the_documents_protocol_validates_on_the_test_set() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.limit=2: 2 images are too few for 3 classes"):
+    said = r"data\.limit=2: 2 images are too few for 3 classes; class \w+ with its 9 images gets none"
+    with pytest.raises(ConfigError, match=said):
         split(images([9, 9, 9], [1, 1, 1]), Data(limit=2), seed=0)
-    with pytest.raises(ConfigError, match=r"data\.val_fraction=0\.9"):
+    with pytest.raises(
+        ConfigError, match=r"data\.val_fraction=0\.9: leaves class \w+ with its 1 image no training image"
+    ):
         split(images([20, 1], [1, 1]), Data(val_fraction=0.9), seed=0)
+    # 3 of 30 images: 27/30 * 3 = 2.7, 2/30 * 3 = 0.2 and 1/30 * 3 = 0.1, of which the largest remainder takes the third.
+    source = replace(images([27, 2, 1], [1, 1, 1]), classes=("dog", "cat", "owl"))
+    with pytest.raises(
+        ConfigError, match=r"data\.val_fraction=0\.1: 3 images are too few .*; class cat with its 2 images"
+    ):
+        split(source, Data(val_fraction=0.1), seed=0)
 
 
 def loaded(source: ImageSet, batch_size: int, seed: int = 0, epoch: int = 0, **keys: object) -> ImageData:

@@ -202,6 +202,9 @@ def test_a_sweep_goes_on_after_a_diverged_and_a_failed_run(command, here: Path, 
     assert "1 diverged" in result.out
     assert "1 failed" in result.out
 
+    alone = command("data=digits epochs=2 optimizer=sgd lr=1e30").out  # it diverged before its first checkpoint
+    assert alone.splitlines()[-1].endswith(" holds record.json, config.yaml")
+
     again = command("-m data=digits epochs=2 optimizer=sgd lr=1e30,0.1,0.2")  # a result is a result
     assert again.code == 1
     assert again.err.count("already") == 3
