@@ -9,8 +9,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.analysis.ladder import START, JobsOf, rehearse
-from cnnbench.analysis.sequential import check_contestants
 from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
@@ -21,6 +19,7 @@ from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from cnnbench.analysis.ladder import JobsOf
     from cnnbench.data.images import ImageSet
 
 
@@ -30,7 +29,7 @@ def train(words: list[str]) -> int:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--resolve", action="store_true")  # Hydra's; here values are always resolved
     parser.add_argument("-p", "--package")
@@ -67,7 +66,11 @@ def train(words: list[str]) -> int:
 
         if any(job.config.seeds == "auto" for job in jobs):
             return _add_seeds(jobs, jobs_of, engine, options.dry_run)
-        rungs = rehearse(jobs, jobs_of) if jobs[0].config.ladder else [jobs]
+        rungs = [jobs]
+        if jobs[0].config.ladder:
+            from cnnbench.analysis.ladder import rehearse
+
+            rungs = rehearse(jobs, jobs_of)
         if options.dry_run:
             _dry_run(rungs, options.overrides)
             return 0
@@ -83,8 +86,10 @@ def train(words: list[str]) -> int:
         return run_all(jobs, images, engine)
 
 
-def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, dry_run: bool) -> int:
+def _add_seeds(contestants: list[Job], jobs_of: "JobsOf", engine: Engine | None, dry_run: bool) -> int:
     """Carries out `seeds=auto`, or lists the runs of its first look."""
+    from cnnbench.analysis.sequential import check_contestants
+
     check_contestants(contestants)
     config = contestants[0].config
 
@@ -112,6 +117,7 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
     """Checks all runs and lists them, those of a ladder with the words that their rung adds."""
     images = _images(rungs[0], dry_run=True)
+    from cnnbench.analysis.ladder import START
     from cnnbench.sweeps.sweep import about, check_all, warn
 
     total = sum(map(len, rungs))
@@ -234,7 +240,7 @@ def _tune(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check all contestants, list their trials and stop")
     own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
     parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
-    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     options = parser.parse_intermixed_args(words)
     settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
@@ -276,7 +282,7 @@ def _tune(words: list[str]) -> int:
 def _preview(words: list[str]) -> int:
     parser = command_parser("preview", "Draws images as training sees them.")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
-    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     options = parser.parse_intermixed_args(words)
     with config_source(options.config_dir) as composer:
         jobs = composer.jobs(options.overrides, multirun=False)

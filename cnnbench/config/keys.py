@@ -1,9 +1,11 @@
 """The names that can be typed: groups and keys, and the folder of the groups' options."""
 
-from dataclasses import fields, is_dataclass
+import re
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from cnnbench.config.schema import Config
+from cnnbench.errors import ConfigError
 
 _PACKAGE = Path(__file__).parent.parent
 CONF = next(f for f in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (f / "config.yaml").exists()).resolve()
@@ -30,6 +32,26 @@ LIGHTNINGS = {
     "task_name": "name",
 }
 """Keys by the names that they have in Lightning's Trainer and in common templates, there with or without `trainer.`."""
+
+
+def values_of(key: str) -> list[str]:
+    """The values of a key of the schema that takes one of a few words, such as `split` and `test` for `data.val`.
+
+    The schema's checks alone know them, so that they are asked with a value that no key has.
+    """
+    head, inner, name = key.partition(".")
+    config = Config()
+    node = getattr(config, head, None) if inner else config
+    name = name or head
+    if not is_dataclass(node) or isinstance(node, type) or not isinstance(getattr(node, name, None), str):
+        return []
+    try:
+        replace(node, **{name: "?"})
+    except ConfigError as error:
+        _, found, allowed = str(error).partition(": must be ")
+        words = re.split(r", | or ", allowed.removesuffix("."))
+        return words if found and not any(" " in word for word in words) else []
+    return []
 
 
 def keys_beside(key: str) -> list[str]:
