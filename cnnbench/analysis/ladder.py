@@ -78,13 +78,16 @@ class Ladder:
         files.write_whole(folder / FILE, lambda file: file.write(text.encode()))
 
 
-def rehearse(jobs_of: JobsOf) -> list[list[Job]]:
+def rehearse(start: list[Job], jobs_of: JobsOf) -> list[list[Job]]:
     """The start's jobs, those of each rung if all below it were kept, and those of each omission.
+
+    Args:
+        start: the jobs of the start.
+        jobs_of: makes those of a rung.
 
     Raises:
         ConfigError: something else than seeds is swept, or a rung is not legal or changes more than a recipe.
     """
-    start = jobs_of([])
     if swept := _beside_seeds(start):
         raise ConfigError(f"{swept}: a ladder sweeps over seeds alone.")
     if len(start) < 2:

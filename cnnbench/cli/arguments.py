@@ -6,12 +6,28 @@ from typing import Any, NoReturn
 
 from cnnbench.errors import ConfigError
 
+_INSTEAD = {
+    "--info": "type --cfg job to see the config, --help to see all groups and options",
+    "-i": "type --cfg job to see the config, --help to see all groups and options",
+    "--hydra-help": "type --help",
+    "--config-name": "type experiment=NAME, for DIR/experiment/NAME.yaml in --config-dir DIR",
+    "-cn": "type experiment=NAME, for DIR/experiment/NAME.yaml in --config-dir DIR",
+    "--config-path": "type --config-dir DIR",
+    "-cp": "type --config-dir DIR",
+    "--shell-completion": "type --completion bash, zsh or fish",
+    "-sc": "type --completion bash, zsh or fish",
+}
+"""What to type instead of options that Hydra has and cnnbench has not."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that raises a `ConfigError` of one line instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
         """Raises `message` as a `ConfigError`."""
+        option = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
+        if option in _INSTEAD:
+            raise ConfigError(f"{option}: there is no such option; {_INSTEAD[option]}.")
         raise ConfigError(f"{message} (cnnbench --help shows all options)")
 
 

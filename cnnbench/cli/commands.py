@@ -3,22 +3,23 @@
 Slow modules are imported only after the words have been checked.
 """
 
+import itertools
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cnnbench.analysis.ladder import START, JobsOf, rehearse
-from cnnbench.analysis.sequential import check_contestants
 from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
 from cnnbench.config.engines import Engine
+from cnnbench.config.keys import GROUPS
 from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from cnnbench.analysis.ladder import JobsOf
     from cnnbench.data.images import ImageSet
 
 
@@ -28,8 +29,10 @@ def train(words: list[str]) -> int:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--resolve", action="store_true")  # Hydra's; here values are always resolved
+    parser.add_argument("-p", "--package")
     parser.add_argument("--completion", choices=["bash", "zsh", "fish"])
     parser.add_argument("--complete", metavar="LINE")  # the shells call this
     parser.add_argument("-h", "--help", action="store_true")
@@ -53,15 +56,21 @@ def train(words: list[str]) -> int:
         jobs = composer.jobs(options.overrides, options.multirun)
         engine = composer.engine(options.overrides)
         if options.cfg:
-            _print_configs(jobs, [" ".join(job.overrides) for job in jobs])
+            _print_configs(jobs, [" ".join(job.overrides) for job in jobs], options.package)
             return 0
+        if options.resolve or options.package:
+            raise ConfigError("--resolve and --package: go with --cfg job.")
 
         def jobs_of(added: list[str]) -> list[Job]:
             return composer.jobs([*options.overrides, *added], options.multirun)
 
         if any(job.config.seeds == "auto" for job in jobs):
             return _add_seeds(jobs, jobs_of, engine, options.dry_run)
-        rungs = rehearse(jobs_of) if jobs[0].config.ladder or jobs[0].config.leave_out else [jobs]
+        rungs = [jobs]
+        if jobs[0].config.ladder or jobs[0].config.leave_out:
+            from cnnbench.analysis.ladder import rehearse
+
+            rungs = rehearse(jobs, jobs_of)
         if options.dry_run:
             _dry_run(rungs, options.overrides)
             return 0
@@ -77,8 +86,10 @@ def train(words: list[str]) -> int:
         return run_all(jobs, images, engine)
 
 
-def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, dry_run: bool) -> int:
+def _add_seeds(contestants: list[Job], jobs_of: "JobsOf", engine: Engine | None, dry_run: bool) -> int:
     """Carries out `seeds=auto`, or lists the runs of its first look."""
+    from cnnbench.analysis.sequential import check_contestants
+
     check_contestants(contestants)
     config = contestants[0].config
 
@@ -87,6 +98,11 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 
     jobs = with_seeds(0, FIRST_LOOK)
     if dry_run:
+        images = _images(contestants, dry_run)
+        from cnnbench.sweeps.seeds import check
+        from cnnbench.sweeps.sweep import warn
+
+        warn(check(jobs, with_seeds, images))
         print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
         print("\n".join(" ".join(job.overrides) for job in jobs))
         return 0
@@ -99,20 +115,39 @@ def _add_seeds(contestants: list[Job], jobs_of: JobsOf, engine: Engine | None, d
 
 
 def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
+    """Checks all runs and lists them, those of a ladder with the words that their rung adds."""
+    images = _images(rungs[0], dry_run=True)
+    from cnnbench.analysis.ladder import START
+    from cnnbench.sweeps.sweep import about, check_all, warn
+
     total = sum(map(len, rungs))
+    tasks = zip([job for jobs in rungs for job in jobs], itertools.cycle(images))
+    checked = check_all(tasks, alone=total == 1)
+    warn(checked)
     print(f"{total} runs" if total > 1 else "1 run")
     config = rungs[0][0].config
-    omissions = [f"without {name}" for name in config.leave_out]
-    for name, jobs in zip([START, *config.ladder, *omissions], rungs, strict=True):
+    omissions = [(f"without {name}", added) for name, added in config.leave_out.items()]
+    for (name, added), jobs in zip([(START, []), *config.ladder.items(), *omissions], rungs, strict=True):
         for job in jobs:
-            line = " ".join(job.overrides) or " ".join(words)
+            line = " ".join([*added, *job.overrides] or words)
             print(f"{name}: {line}" if len(rungs) > 1 else line)
+    if total == 1:
+        print(*(about(*each) for each in checked), sep="\n", end="\n" * len(checked))
 
 
-def _print_configs(jobs: list[Job], comments: list[str]) -> None:
-    """Prints one YAML document for each job, with its comment before it."""
+def _print_configs(jobs: list[Job], comments: list[str], group: str | None = None) -> None:
+    """Prints one YAML document for each job, with its comment before it.
+
+    Raises:
+        ConfigError: `group`, the only one to print, is none.
+    """
     for i, (job, comment) in enumerate(zip(jobs, comments, strict=True)):
-        print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(job.config), end="")
+        config: Any = job.config
+        if group is not None:
+            config = asdict(config).get(group)
+            if not isinstance(config, dict):
+                raise ConfigError(f"--package {group}: there is no such group.{nearest(group, GROUPS)}")
+        print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(config), end="")
 
 
 def _print_config_of(run: Path) -> int:
@@ -129,9 +164,16 @@ def _import_beside() -> None:
     get_ready()
 
 
-def _images(jobs: list[Job]) -> "list[ImageSet]":
-    """The images of each job. Equal data are loaded once."""
+def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
+    """The images of each job. Equal data are loaded once.
+
+    Args:
+        jobs: the runs.
+        dry_run: whether nothing may be downloaded; black images then stand in for what is missing.
+    """
+    from cnnbench.data.archives import stand_in
     from cnnbench.data.images import load
+    from cnnbench.runtime.progress import loading
 
     loaded: dict[tuple[object, ...], ImageSet] = {}
     equal: dict[str, ImageSet] = {}  # most data sets are the same whatever data.limit and data.val are
@@ -140,7 +182,8 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
     for data in (job.config.data for job in jobs):
         key = tuple(str(getattr(data, name)) for name in names)
         if key not in loaded:
-            found = load(data)
+            with loading("images"):
+                found = (stand_in(data) if dry_run else None) or load(data)
             loaded[key] = equal.setdefault(found.fingerprint, found)
         images.append(loaded[key])
     return images
@@ -154,6 +197,7 @@ def _compare(words: list[str]) -> int:
         metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65,0.7 | margin=1 | apart=true",
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be compared; write no files")
     options = parser.parse_intermixed_args(words)
     allowed = ["by", "baseline", "target", "margin", "apart"]
     settings, rest = settings_of(options.words, allowed)
@@ -188,6 +232,10 @@ def _compare(words: list[str]) -> int:
 
         print(as_json(comparisons, tuning))
         return 0
+    if options.dry_run:
+        for comparison in comparisons:
+            print("\n".join(f"{each.label}: {len(each.runs)} runs" for each in comparison.contestants))
+        return 0
     from cnnbench.report.terminal import show
 
     show(comparisons, folders[0], tuning)
@@ -196,9 +244,10 @@ def _compare(words: list[str]) -> int:
 
 def _tune(words: list[str]) -> int:
     parser = command_parser("tune", "Finds each contestant's best setting.")
+    parser.add_argument("--dry-run", action="store_true", help="check all contestants, list their trials and stop")
     own = "trials=12 | seeds=3 | tunings=1 | sampler=NAME | space=NAME"
     parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     options = parser.parse_intermixed_args(words)
     settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
     sampler = settings.get("sampler", "quasi_random")
@@ -211,13 +260,23 @@ def _tune(words: list[str]) -> int:
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
+        times = f"{plan.tunings} x " if plan.tunings > 1 else ""
+        comments = []
+        for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
+            space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
+            comments.append(" ".join([*job.overrides, f"({times}{plan.trials} trials of {space})"]))
         if options.cfg:
-            times = f"{plan.tunings} x " if plan.tunings > 1 else ""
-            comments = []
-            for job, tuned in zip(jobs, plan.contestants, strict=False):  # those of the first tuning
-                space = ", ".join(f"{key} {axis}" for key, axis in tuned.space.items())
-                comments.append([*job.overrides, f"({times}{plan.trials} trials of {space})"])
-            _print_configs(jobs, [" ".join(words) for words in comments])
+            _print_configs(jobs, comments)
+            return 0
+        if options.dry_run:
+            images = _images(jobs, dry_run=True)
+            from cnnbench.sweeps.sweep import warn
+            from cnnbench.sweeps.tuning import check
+
+            warn(check(composer, plan, jobs, images)[1])
+            trials, winners = (len(plan.contestants) * count for count in (plan.trials, plan.seeds))
+            print(f"{trials + winners} runs: {trials} trials, then {winners} of the winners with fresh seeds")
+            print("\n".join(comments))
             return 0
         if engine is None and jobs[0].config.workers > 1:
             _import_beside()
@@ -230,7 +289,7 @@ def _tune(words: list[str]) -> int:
 def _preview(words: list[str]) -> int:
     parser = command_parser("preview", "Draws images as training sees them.")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION | KEY=VALUE")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("--config-dir", "-cd", type=Path)
     options = parser.parse_intermixed_args(words)
     with config_source(options.config_dir) as composer:
         jobs = composer.jobs(options.overrides, multirun=False)

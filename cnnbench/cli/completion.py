@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbench.analysis.tuning import SAMPLERS
 from cnnbench.config.composition import config_source
-from cnnbench.config.keys import GROUPS
+from cnnbench.config.keys import GROUPS, values_of
+from cnnbench.config.signatures import arguments
 from cnnbench.errors import ConfigError
 
 SCRIPTS = {
@@ -20,6 +21,10 @@ _cnnbench() {
     mapfile -t COMPREPLY < <("$1" --complete "$line" 2>/dev/null)
     # bash takes a word to end at =
     [[ ${line##* } == *=* && $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#*=}")
+    local i
+    for i in "${!COMPREPLY[@]}"; do
+        [[ ${COMPREPLY[i]} == *" "* ]] && COMPREPLY[i]=${COMPREPLY[i]@Q}
+    done
     [[ ${COMPREPLY[0]} == *[=.] || ${COMPREPLY[0]} == *"["* ]] && compopt -o nospace
 }
 complete -o default -F _cnnbench cnnbench
@@ -52,12 +57,12 @@ complete -c cnnbench -f -a '(__cnnbench)'
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
     "cache": ("--clear", "--cfg", "--help"),
-    "compare": ("--json", "--cfg", "--help"),
+    "compare": ("--json", "--dry-run", "--cfg", "--help"),
     "list": ("--json", "--cfg", "--help"),
     "predict": ("--cfg", "--help"),
     "preview": ("--cfg", "--config-dir", "--help"),
     "show": ("--json", "--cfg", "--help"),
-    "tune": ("--cfg", "--config-dir", "--help"),
+    "tune": ("--dry-run", "--cfg", "--config-dir", "--help"),
 }
 """The options of each command. The command without a name trains."""
 
@@ -66,6 +71,10 @@ _SETTINGS = {
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
+
+
+_PASSED = ("params", "model", "image_shape", "classes", "optimizer")
+"""Arguments of classes that cnnbench passes itself."""
 
 
 def candidates(line: str) -> list[str]:
@@ -84,9 +93,21 @@ def candidates(line: str) -> list[str]:
         offered = _overrides(command, typed, word)
     elif word.startswith("by="):
         offered = (f"by={group}" for group in GROUPS)
+    elif word.startswith("baseline="):
+        offered = (f"baseline={label}" for label in _contestants([Path(each) for each in typed[1:]]))
     else:  # files, unless a setting has been begun
         offered = _SETTINGS.get(command, ()) if word else ()
     return sorted(each for each in set(offered) if each.startswith(word))
+
+
+def _contestants(folders: list[Path]) -> list[str]:
+    """The labels of the contestants in these folders."""
+    from cnnbench.analysis.grouping import compare
+    from cnnbench.analysis.loading import load
+
+    existing = [folder.expanduser() for folder in folders if folder.expanduser().is_dir()]
+    comparisons = compare(load(existing)) if existing else []
+    return [contestant.label for comparison in comparisons for contestant in comparison.contestants]
 
 
 def _overrides(command: str, typed: list[str], word: str) -> list[str]:
@@ -103,13 +124,16 @@ def _overrides(command: str, typed: list[str], word: str) -> list[str]:
             config = composer.config(words)
         except ConfigError:  # of a word that was typed before this one
             config = composer.config([])
-    if equals:
-        flag = isinstance(OmegaConf.select(config, key), bool)
-        return [f"{key}=true", f"{key}=false"] if flag else []
-    parent, dot, _ = key.rpartition(".")
+    parent, dot, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if dot else config
     if not isinstance(node, DictConfig):
         return []
+    target = node.get("_target_") if dot and parent != "data" else None
+    of_class = arguments(str(target)) if target else {}
+    if equals:
+        flags = ["true", "false"] if isinstance(node.get(name), bool) else []
+        return [f"{key}={value}" for value in flags or values_of(key) or of_class.get(name, [])]
     keys = [f"{parent}{dot}{name!s}{'.' if OmegaConf.is_dict(node[name]) else '='}" for name in node]
+    keys += [f"{parent}.{each}=" for each in of_class if each not in {*node, *_PASSED}]
     top = [*(f"{group}=" for group in GROUPS), *settings, *(OPTIONS if not typed else ())]
     return keys if dot else [*keys, *filter(None, top)]

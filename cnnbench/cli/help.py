@@ -34,7 +34,7 @@ Keys
 
 Options
   -m, --multirun     several values of a key are a sweep
-  --dry-run          list the runs and stop
+  --dry-run          make every check, list the runs and stop
   --cfg job          print the config of each run, or of any command, and stop
   --config-dir DIR   your own options: DIR/optimizer/mine.yaml is optimizer=mine
   --completion SHELL a script that completes all this in bash, zsh or fish: eval "$(cnnbench --completion bash)"

@@ -5,6 +5,7 @@ starts jobs before all of them are checked, and ends a sweep at the first failur
 """
 
 import contextlib
+import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,9 +26,10 @@ from yaml import YAMLError
 
 from cnnbench.config import engines
 from cnnbench.config.engines import Engine
-from cnnbench.config.keys import CONF, GROUPS, KEYS, keys_beside
+from cnnbench.config.keys import CONF, GROUPS, KEYS, LIGHTNINGS, keys_beside
 from cnnbench.config.messages import load_yaml, one_line, yaml_line
 from cnnbench.config.schema import ROLES, Config, Role, check_seeds
+from cnnbench.config.targets import look_in
 from cnnbench.errors import ConfigError, nearest
 
 _OPEN = (
@@ -91,6 +93,7 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             name = path.relative_to(config_dir)
             if (CONF / name).exists():
                 raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
+        look_in(config_dir)
     hydra = GlobalHydra.instance()
     outer = hydra.hydra
     hydra.clear()
@@ -170,8 +173,15 @@ class Composer:
         typed = [word for word in fixed if not word.lstrip("+").startswith("seeds=")]  # a job has one seed
         if not sweep:
             return [self._job(composed, typed, ())]
-        combinations = itertools.product(*(self._values(o) for o in sweep.values()))
-        return [self._job(self._compose([*fixed, *words]), typed, words) for words in combinations]
+        unseeded: dict[tuple[str, ...], DictConfig] = {(): composed}
+        jobs = []
+        for combination in itertools.product(*(self._values(o) for o in sweep.values())):
+            seeds = [word for word in combination if word.startswith("seed=")]
+            others = tuple(word for word in combination if word not in seeds)
+            if others not in unseeded:
+                unseeded[others] = self._compose([*fixed, *others])
+            jobs.append(self._job(self._with_values(unseeded[others], seeds), typed, combination))
+        return jobs
 
     def config(self, words: Iterable[str]) -> DictConfig:
         """The config that Hydra composes from `words` without their sweeps. Values are not checked."""
@@ -215,6 +225,11 @@ class Composer:
         for word in words:
             # A sweep as Hydra's files have it is the same as one that is typed: +hydra.sweeper.params.seed="0,1".
             word = re.sub(r"""^\+*hydra\.sweeper\.params\.([^=]+)=(["']?)(.*)\2$""", r"\1=\3", word)
+            word = re.sub(
+                r"^([\w.+]+)=(~(?:/[^'\",]*)?)$", r"\1='\2'", word
+            )  # data.root=~/images, which bash leaves so
+            if re.split("[.=]", word.lstrip("+"))[0] in GROUPS + KEYS:
+                word = word.lstrip("+")  # all keys exist, so that nothing has to be added
             try:
                 override = self._parser.parse_override(word)
             except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
@@ -236,6 +251,8 @@ class Composer:
             if key == "hydra/launcher":
                 engines.check_name(word, override.value())
             return
+        if (ours := LIGHTNINGS.get(key) or LIGHTNINGS.get(key.removeprefix("trainer."))) is not None:
+            raise ConfigError(f"{word}: there is no key '{key}'. It is called {ours} here.")
         if head not in GROUPS + KEYS:
             raise ConfigError(f"{word}: there is no key '{head}'.{nearest(head, [*GROUPS, *KEYS])}")
         if key == "seeds" and override.is_sweep_override():
@@ -261,14 +278,21 @@ class Composer:
         value = override.value()
         return value if isinstance(value, list) else [value]
 
-    @staticmethod
-    def _values(override: Override) -> list[str]:
+    def _values(self, override: Override) -> list[str]:
         """Splits a sweep into single overrides: `seed=0,1` gives `["seed=0", "seed=1"]`."""
         if not override.is_sweep_override():  # one value in an experiment's list of sweeps
             return [override.input_line or ""]
-        sweep = override.value()
+        sweep, key = override.value(), override.key_or_group
+        if isinstance(sweep, Glob) and key in GROUPS:
+            names = sweep.filter(self.options[key])
+            if not names:
+                raise ConfigError(f"{override.input_line}: matches none of {', '.join(self.options[key])}.")
+            return [f"{key}={name}" for name in names]
         if not isinstance(sweep, Sweep) or not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c.")
+            raise ConfigError(
+                f"{override.input_line}: a sweep needs a finite list of values, such as a,b,c. "
+                f"`cnnbench tune` searches an interval."
+            )
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
     def _compose(self, words: list[str]) -> DictConfig:
@@ -282,6 +306,20 @@ class Composer:
                 if isinstance(error.__cause__ or error, kind):
                     self._find_unreadable(kind)
             raise ConfigError(one_line(error)) from None
+
+    def _with_values(self, composed: DictConfig, words: list[str]) -> DictConfig:
+        """A copy of a config with other values, as Hydra would set them. To compose it anew takes far longer.
+
+        Raises:
+            ConfigError: a value is not of its key's type.
+        """
+        changed = copy.deepcopy(composed)
+        for override in map(self._parser.parse_override, words):
+            try:
+                OmegaConf.update(changed, override.key_or_group, override.value())
+            except OmegaConfBaseException as error:
+                raise ConfigError(one_line(error)) from None
+        return changed
 
     def _relocated(self, word: str) -> list[str]:
         """Gives each file of `callbacks=[a,b]` a place of its own below `callbacks`; their `_target_`s would clash."""

@@ -65,6 +65,8 @@ def _explained(key: str, message: str) -> str:
         return f"there is no key '{key}'." + ("" if key.startswith("hydra") else nearest(key, keys_beside(key)))
     if "ict[str, List[str]]" in message:
         return f"{key}: must be a list of overrides for each name, such as {{faster: [lr=0.1]}}."
+    if "Cannot merge DictConfig with ListConfig" in message:
+        return "must hold keys with values, not a list."
     if "is not a ListConfig" in message:
         return f"{key}: must be a list, such as [a,b]."
     if "is not Optional" in message or "is not optional" in message:

@@ -1,6 +1,8 @@
 """The classes and functions that a YAML file names as `_target_`: found, checked and called."""
 
 import inspect
+import sys
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object, instantiate
@@ -59,6 +61,15 @@ _FORMER = {name: former for former, name in MOVED.items()}
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
 
 
+def look_in(folder: str | Path | None) -> None:
+    """Lets a `_target_` name what a Python file in the user's folder of configs holds, as `MODULE.NAME`.
+
+    It is searched last, so that no file in it replaces an installed module.
+    """
+    if folder is not None and (path := str(Path(folder).expanduser().resolve())) not in sys.path:
+        sys.path.append(path)
+
+
 def locate(name: str) -> Any:
     """The class or function of this full name, such as `torch.optim.Adam`.
 
@@ -90,6 +101,8 @@ def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str)
     """
     name = spec.get("_target_", "")
     if name is None:
+        for key in spec.keys() - {*_HYDRAS}:
+            raise ConfigError(f"{group}.{key}={spec[key]}: nothing takes it, since {group}._target_ is null.")
         return
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{group}._target_={name}: must be the full name of a class, such as torch.optim.Adam.")

@@ -16,6 +16,7 @@ import tarfile
 import urllib.request
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.config.schema import Data
-from cnnbench.data.images import Bytes, ImageSet, check_space, fitted, root_of
+from cnnbench.config.targets import MOVED
+from cnnbench.data.images import Bytes, ImageSet, Labels, check_space, fitted, root_of
 from cnnbench.errors import ConfigError
 from cnnbench.runtime.progress import bar
 
@@ -111,6 +113,54 @@ def svhn(data: Data) -> ImageSet:
     """
     train, test = _archives(data, "svhn", _STANFORD, ("train_32x32.mat", "test_32x32.mat"))
     return _image_set(data, train.parent, *_mat(train), *_mat(test), _DIGITS)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What is known of a data set without its archive."""
+
+    files: tuple[str, ...]
+    train: int
+    test: int
+    side: int
+    channels: int
+    classes: int = 10
+
+
+_PUBLISHED: dict[str, _Published] = {
+    f"{__name__}.{reader.__name__}": published
+    for reader, published in (
+        (cifar10, _Published(("cifar-10-python.tar.gz",), 50_000, 10_000, 32, 3)),
+        (cifar100, _Published(("cifar-100-python.tar.gz",), 50_000, 10_000, 32, 3, classes=100)),
+        (mnist, _Published(_IDX_FILES, 60_000, 10_000, 28, 1)),
+        (fashion_mnist, _Published(_IDX_FILES, 60_000, 10_000, 28, 1)),
+        (svhn, _Published(("train_32x32.mat", "test_32x32.mat"), 73_257, 26_032, 32, 3)),
+    )
+}
+
+
+def stand_in(data: Data) -> ImageSet | None:
+    """Black images as many and as large as a data set's whose archive isn't here, to check a config without a download.
+
+    Returns:
+        The images, which take no memory; None if the archive is here, or is not one of these data sets'.
+    """
+    known = _PUBLISHED.get(MOVED.get(data._target_, data._target_))
+    if known is None or data.root is None:
+        return None
+    if all((root_of(data, known.files[0]) / name).exists() for name in known.files):
+        return None
+    turns, classes = (4, 4) if data.labels == "rotation" else (1, known.classes)
+    side, channels = data.image_size or known.side, 1 if data.grayscale else known.channels
+
+    def black(count: int) -> Bytes:
+        return np.broadcast_to(np.uint8(0), (turns * count, side, side, channels))
+
+    def each_class(count: int) -> Labels:
+        return np.arange(turns * count, dtype=np.int64) % classes
+
+    names = tuple(map(str, range(classes)))
+    return ImageSet(black(known.train), each_class(known.train), black(known.test), each_class(known.test), names)
 
 
 # --- formats

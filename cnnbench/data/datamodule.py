@@ -1,4 +1,4 @@
-"""The datamodule: split, order and batches of a run's images.
+"""The images of a run: their split, their order and their batches.
 
 All images of a run are one uint8 tensor on the device that trains, and a batch is taken from it by index. Images that
 don't fit into memory stay on disk and come through an ordinary DataLoader, in the same order.
@@ -7,9 +7,9 @@ don't fit into memory stay on disk and come through an ordinary DataLoader, in t
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +19,9 @@ from cnnbench.data.images import Bytes, ImageSet, Labels, drawn, limited, quotas
 from cnnbench.errors import ConfigError
 from cnnbench.runtime import collectives
 from cnnbench.runtime.randomness import Stream, derived_seed
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (n, channels, height, width), uint8; labels (n,), int64; positions in the image set (n,), int64."""
@@ -222,8 +225,8 @@ Loader = Batches | DataLoader[tuple[Bytes, Labels, Tensor]]
 """The batches of an epoch, from memory or from disk."""
 
 
-class ImageData(pl.LightningDataModule):
-    """Training, validation and test batches of one run.
+class ImageData:
+    """Training, validation and test batches of one run. `training.Training` hands them to Lightning.
 
     Args:
         images: all images.
@@ -242,6 +245,8 @@ class ImageData(pl.LightningDataModule):
     """Where the validation images come from: `folder`, `split` or `test`, as `data.val` has it."""
     skip: int
     """Batches of the next epoch that were trained on before the run was interrupted."""
+    trainer: "Trainer | None"
+    """Knows the device and the epoch; set before the first batch is asked for."""
     _images: ImageSet
     _data: Data
     _batch_size: int
@@ -250,12 +255,11 @@ class ImageData(pl.LightningDataModule):
     """Images and labels on the device, by `train` and `test`, once they are used."""
 
     def __init__(self, images: ImageSet, data: Data, batch_size: int, seed: int) -> None:
-        super().__init__()
         self._images, self._data, self._batch_size, self._seed = images, data, batch_size, seed
         self.split = split(images, data, seed)
         self.sizes = {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
         self.validation = "test" if data.val == "test" else "split" if images.validation is None else "folder"
-        self.skip = 0
+        self.skip, self.trainer = 0, None
         self._tensors = {}
 
     @property

@@ -7,7 +7,9 @@ from torch import nn
 
 from cnnbench.errors import ConfigError, nearest
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu"]
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -71,7 +73,7 @@ class PlainCNN(nn.Sequential):
         classes: int,
         convs: list[Conv],
         dense: list[int],
-        activation: str = "relu",
+        activation: Activation = "relu",
         batch_norm: bool = False,
         batch_norm_affine: bool = True,
         dropout: float = 0.0,

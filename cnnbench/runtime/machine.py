@@ -37,6 +37,21 @@ def hide_missing_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def place(accelerator: str, threads: int | None) -> str:
+    """The device that trains, in words: the GPU's name, or the CPU with its threads.
+
+    Args:
+        accelerator: `auto`, `cpu` or `gpu`.
+        threads: CPU threads; None takes PyTorch's own number.
+    """
+    import torch
+
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    count = threads or torch.get_num_threads()
+    return f"the CPU with {count} thread{'s' * (count > 1)}"
+
+
 def environment(device: "torch.device") -> dict[str, Any]:
     """Versions, platform, device and git commit, as a record keeps them."""
     import torch

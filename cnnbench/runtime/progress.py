@@ -1,6 +1,7 @@
 """The progress display: bars on a terminal, a few plain lines elsewhere, always on standard error."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,19 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda units: progress.advance(task, units)
 
 
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Shows `loading WHAT ...` on a terminal while the context lasts, unless it is a package that is loaded already."""
+    shown = what not in sys.modules and Console(stderr=True).is_interactive
+    if shown:
+        print(f"loading {what} ...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\033[K", end="", file=sys.stderr, flush=True)  # erases the line
+
+
 class Screen(Protocol):
     """The place where a run shows its progress."""
 
@@ -107,12 +121,14 @@ class Sweep:
     _bar: TaskID
     """The sweep's own bar."""
     _lines: "list[Line]"
+    _skipped: int
+    """Epochs of runs that were finished before."""
 
     def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self.progress = _progress(self._console)
         self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
-        self._lines = []
+        self._lines, self._skipped = [], 0
 
     def __enter__(self) -> "Sweep":
         if self.visible:
@@ -137,9 +153,21 @@ class Sweep:
         self._lines.append(Line(self))
         return self._lines[-1]
 
+    def skip(self, epochs: int) -> None:
+        """Counts the epochs of a run that was finished before."""
+        self._skipped += epochs
+        self.update()
+
     def update(self) -> None:
         """Updates the sweep's own bar."""
-        self.progress.update(self._bar, completed=sum(line.epochs_done for line in self._lines))
+        self.progress.update(self._bar, completed=self._skipped + sum(line.epochs_done for line in self._lines))
+
+
+def _duration(seconds: float) -> str:
+    """A length of time for people: `90 s`, `5 min` or `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Line:
@@ -204,7 +232,8 @@ class Line:
         self._printed = time.monotonic()
         self.say(
             f"{self._run}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
-            f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s"
+            f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s, "
+            f"about {_duration((self._epochs - row['epoch']) * row['seconds'])} left"
         )
 
     def finish(self) -> None:

@@ -11,13 +11,16 @@ from cnnbench.config.targets import build, check
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
-from cnnbench.search.space import largest, searched
-from cnnbench.training import averaging, initialisation
+from cnnbench.search.space import largest, left_out, searched
+from cnnbench.training import averaging, initialisation, optimizers
 from cnnbench.training.parts import batch_size, epoch_of, make_model, make_optimizer, make_schedule
 
 
-def check_search(config: Config, images: ImageSet) -> None:
-    """Checks that the candidates fit the images, and that the rest of the config fits a search.
+def check_search(config: Config, images: ImageSet) -> list[str]:
+    """Checks that there are candidates that fit the images, and that the rest of the config fits a search.
+
+    Returns:
+        Warnings: which candidates are left out.
 
     Raises:
         ConfigError: the search can't be run; one line that names the key.
@@ -32,6 +35,11 @@ def check_search(config: Config, images: ImageSet) -> None:
     for key in initialisation.KEYS:
         if config.model.get(key):
             raise ConfigError(f"model.{key}={config.model[key]}: {option} only trains networks with new weights.")
+    if search.method == "joint" and optimizers.needs_closure(config.optimizer):
+        raise ConfigError(
+            f"optimizer._target_={config.optimizer['_target_']}: evaluates the loss several times a step, which "
+            f"search=joint can't repeat. search=random can."
+        )
     layers = searched(config.model, search, data.image_shape)
     spec, group = search.optimizer, "search.optimizer"
     if "lr" in spec:
@@ -44,3 +52,6 @@ def check_search(config: Config, images: ImageSet) -> None:
         network = make_model(replace(config, model=largest(config.model, layers)), data.image_shape, 2)
     _, epochs = config.trials if search.method == "random" else (0, config.search_epochs)
     make_schedule(replace(config, epochs=epochs), epoch_of(config, data), make_optimizer(config, network))
+    without = left_out(search, layers)
+    height, width = data.image_shape[1:]
+    return [f"{option}: images of {height}x{width} are too small for {', '.join(without)}."] if without else []

@@ -23,7 +23,8 @@ from cnnbench.search.joint import Joint
 from cnnbench.search.space import Choice, Cost, Layer, derived, describe, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork
 from cnnbench.training import checkpoints, parts, regularizers
-from cnnbench.training.module import Classifier, Epoch
+from cnnbench.training.epoch import Epoch
+from cnnbench.training.module import Classifier
 from cnnbench.training.training import State, Surroundings, Training
 
 Result = dict[str, Any]

@@ -52,11 +52,14 @@ def convolutions(model: Spec) -> list[Conv]:
 
 
 def searched(model: Spec, search: Search, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers that `search` asks for, first to last.
+    """The layers that `search` asks for, first to last, with those of its candidates that fit the images.
+
+    While some combination of candidates leaves nothing of an image, the one that shrinks it most is left out: of the
+    strides first, then of the paddings, then of the kernels, and in later layers first. The layers' own values stay.
 
     Raises:
-        ConfigError: the model has no such layer, a layer's own value is not among the candidates, or a combination of
-            candidates leaves nothing of the image.
+        ConfigError: the model has no such layer, a layer's own value is not among the candidates, or the model itself
+            leaves nothing of an image.
     """
     if model.get("_target_") != TARGET or not model.get("convs"):
         raise ConfigError(
@@ -69,19 +72,52 @@ def searched(model: Spec, search: Search, image_shape: tuple[int, int, int]) -> 
         if not 0 <= index < len(convs):
             raise ConfigError(f"search.layers={search.layers}: there is no model.convs[{index}], only {len(convs)}.")
     layers = [_layer(index, convs[index], search) for index in indices]
+    while (cramped := _cramped(convs, layers, image_shape)) is not None:
+        index, error = cramped
+        earlier = [layer for layer in reversed(layers) if layer.index <= index]
+        shrinking = next(((layer, key) for key in _SHRINKING for layer in earlier if _excess(layer, key)), None)
+        if shrinking is None:
+            raise error
+        layer, key = shrinking
+        layer.candidates[key].remove(_excess(layer, key)[-1])
     if all(len(values) == 1 for layer in layers for values in layer.candidates.values()):
         raise ConfigError(f"search={search.method}: every list has one candidate, so there is nothing to search.")
+    return layers
+
+
+_SHRINKING = ("stride", "padding", "kernel_size")
+"""Properties that decide how much of an image a layer leaves, the strongest first."""
+
+
+def _excess(layer: Layer, key: str) -> list[Any]:
+    """The candidates that leave less of an image than the layer's own value, in this order."""
+    order = ["same", "valid"] if key == "padding" else sorted(layer.candidates[key])
+    return [value for value in order[order.index(layer.start[key]) + 1 :] if value in layer.candidates[key]]
+
+
+def _cramped(
+    convs: list[Conv], layers: list[Layer], image_shape: tuple[int, int, int]
+) -> tuple[int, ConfigError] | None:
+    """The first convolution for which some combination of candidates leaves no pixel, and the error; None without."""
     height, width = image_shape[1:]
     for index, conv in enumerate(convs):
         try:
             sizes = [size_after(index, variant, height, width) for variant in _variants(index, conv, layers)]
         except ConfigError as error:
-            raise ConfigError(
-                f"search={search.method}: with the candidates that shrink the image most, {error} Shorten the lists, "
-                f"such as search.stride=[1]."
-            ) from None
+            return index, error
         height, width = min(size[0] for size in sizes), min(size[1] for size in sizes)
-    return layers
+    return None
+
+
+def left_out(search: Search, layers: list[Layer]) -> list[str]:
+    """The candidates of `search` that `searched` has left out, such as `stride 2 of conv1`."""
+    return [
+        f"{key} {value} of {layer.name}"
+        for layer in layers
+        for key in _SHRINKING
+        for value in getattr(search, key)
+        if value not in layer.candidates[key]
+    ]
 
 
 def _layer(index: int, conv: Conv, search: Search) -> Layer:

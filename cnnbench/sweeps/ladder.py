@@ -14,8 +14,8 @@ from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
-from cnnbench.sweeps.run import folder_of
-from cnnbench.sweeps.sweep import carry_out, check_all
+from cnnbench.sweeps.folders import folder_of
+from cnnbench.sweeps.sweep import begin, carry_out, check_all
 from cnnbench.sweeps.workers import Task
 
 
@@ -35,7 +35,7 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
         ConfigError: a run can't be done; none was started.
     """
     jobs = [job for rung in rehearsed for job in rung]
-    check_all(zip(jobs, itertools.cycle(images)))
+    begin(check_all(zip(jobs, itertools.cycle(images))), engine)
     climber = _Climber(jobs_of, rehearsed[0], images)
     climber.folder.mkdir(parents=True, exist_ok=True)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)

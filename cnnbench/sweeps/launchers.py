@@ -22,11 +22,13 @@ from typing import Any, Protocol
 
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine, Ray, RayArguments, SubmititLocal, SubmititSlurm
+from cnnbench.config.targets import look_in
 from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
 from cnnbench.runtime.progress import Sweep
 from cnnbench.runtime.signals import collected_signals
-from cnnbench.sweeps.run import finished, folder_of, run
+from cnnbench.sweeps.folders import finished, folder_of
+from cnnbench.sweeps.run import run
 from cnnbench.sweeps.workers import Ended, Task
 
 Outcome = tuple[int, str, str]
@@ -106,6 +108,7 @@ class _Run:
 
     def __call__(self) -> Outcome:
         os.chdir(self.folder)
+        look_in(self.job.config_dir)
         if self.threads is not None:
             import torch
 

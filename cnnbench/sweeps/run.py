@@ -21,7 +21,7 @@ from cnnbench.data.datamodule import ImageData, Normalize, statistics
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
 from cnnbench.models import Ensemble
-from cnnbench.results import identity, records
+from cnnbench.results import records
 from cnnbench.results.decoding import decode
 from cnnbench.results.records import Record
 from cnnbench.runtime import collectives, files
@@ -29,9 +29,11 @@ from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_
 from cnnbench.runtime.progress import Screen, Sweep
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
+from cnnbench.sweeps.folders import already, finished, folder_of
 from cnnbench.training import checkpoints, initialisation, parts, regularizers
+from cnnbench.training.epoch import Epoch
 from cnnbench.training.loggers import Loggers
-from cnnbench.training.module import Classifier, Epoch
+from cnnbench.training.module import Classifier
 from cnnbench.training.operations import flops
 from cnnbench.training.training import State, Surroundings, Training
 
@@ -67,7 +69,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             record = finished(folder, config)
             collectives.broadcast(record is None)
             if record is not None:
-                screen.say(f"{folder.name}: already {record.status} (force=true runs it again)")
+                screen.say(already(record))
                 return record
             for temporary in folder.glob(".*.*"):  # a killed process was writing it
                 temporary.unlink()
@@ -94,25 +96,6 @@ def follow(job: Job, images: ImageSet) -> int:
                 print(f"process {collectives.rank()}: {record.error}", file=sys.stderr)
                 return 1
     return 0
-
-
-def folder_of(job: Job, images: ImageSet) -> Path:
-    """The folder of the run: `runs_dir/name/run id`."""
-    name = identity.run_id(job.config, job.choices["optimizer"], images.fingerprint)
-    return Path(job.config.runs_dir).expanduser() / job.config.name / name
-
-
-def finished(folder: Path, config: Config) -> Record | None:
-    """The record of a run that has ended and is not to be run again; None for any other."""
-    path = folder / "record.json"
-    if config.force or not path.exists():
-        return None
-    with contextlib.suppress(RecordError):
-        record = records.read(path)
-        ended = ("done", "diverged") if config.retry else ("done", "diverged", "failed")
-        if record.status in ended:
-            return record
-    return None
 
 
 def _set_aside(folder: Path, config: Config) -> None:

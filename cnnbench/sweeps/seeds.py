@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnbench.analysis import sequential
 from cnnbench.analysis.grouping import compare
@@ -15,10 +16,12 @@ from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
 from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
-from cnnbench.sweeps.run import folder_of
-from cnnbench.sweeps.sweep import carry_out, check_all
+from cnnbench.sweeps.folders import folder_of
+from cnnbench.sweeps.sweep import begin, carry_out, check_all, identify
 from cnnbench.sweeps.workers import Task
-from cnnbench.training.transfer import identify
+
+if TYPE_CHECKING:
+    from cnnbench.training.parts import Checked
 
 JobsOf = Callable[[int, int], list[Job]]
 """Gives the jobs of all contestants with the seeds from the first number up to, but without, the second one; those of a
@@ -43,7 +46,7 @@ def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: 
     Raises:
         ConfigError: a run can't be done, or the folder holds another plan; no run was started.
     """
-    check_all((job, images[i // FIRST_LOOK]) for i, job in enumerate(jobs))
+    begin(check(jobs, jobs_of, images), engine)
     adder = _Adder(jobs, jobs_of, images)
     config, total = jobs[0].config, len(images) * jobs[0].config.max_seeds
     epochs = total * max(job.config.search_epochs + job.config.epochs for job in jobs)
@@ -55,6 +58,18 @@ def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: 
         plan = adder.plan
         show(compare(results, apart=True, margin=plan.margin, share=plan.share), adder.folder)
     return code
+
+
+def check(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet]) -> "list[tuple[Job, Checked]]":
+    """Checks the first look's runs, and that their folder holds no other plan; with the arguments of `add_seeds`.
+
+    Raises:
+        ConfigError: as `add_seeds`.
+    """
+    checked = check_all((job, images[i // FIRST_LOOK]) for i, job in enumerate(jobs))
+    if all(each.fingerprint for each in images):  # stand-ins of a dry run have none
+        _Adder(jobs, jobs_of, images).planned()
+    return checked
 
 
 class _Adder:
@@ -81,21 +96,27 @@ class _Adder:
         first = [folder_of(*task).name for task in zip(jobs[::FIRST_LOOK], images, strict=True)]
         self.plan = Plan(config.settle, config.accuracy_margin, sequential.looks(config.max_seeds), first)
 
-    def begin(self) -> list[Task]:
-        """Writes the plan, and returns the runs of the first look.
+    def planned(self) -> bool:
+        """Whether the folder holds this plan already.
 
         Raises:
-            ConfigError: the folder holds another plan.
+            ConfigError: it holds another one.
         """
         planned = sequential.read(self.folder)
         if planned is None or self._jobs[0].config.force:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.plan.write(self.folder)
-        elif replace(planned, decisions=[]) != self.plan:  # the error was split over the looks of that plan
+            return False
+        if replace(planned, decisions=[]) != self.plan:  # the error was split over the looks of that plan
             raise ConfigError(
                 f"{self.folder}: has other contestants, or another max_seeds, settle or margin. A plan can't change "
                 f"once its results are known. Take another name=."
             )
+        return True
+
+    def begin(self) -> list[Task]:
+        """Writes the plan, and returns the runs of the first look."""
+        if not self.planned():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.plan.write(self.folder)
         return self._due(self._jobs)
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
@@ -123,7 +144,7 @@ class _Adder:
         """The jobs as tasks, each run once, also where two contestants turn out to be the same experiment."""
         each = len(jobs) // len(self._images)
         for job in jobs:
-            identify(job.config)
+            identify(job)
         tasks = ((job, self._images[i // each]) for i, job in enumerate(jobs))
         due = {folder_of(*task).name: task for task in tasks}
         self._pending = set(due)

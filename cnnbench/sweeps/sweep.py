@@ -1,13 +1,17 @@
-"""The sweep: checks all runs, carries them out one by one or in parallel, and prints the results."""
+"""The sweep: checks all runs, carries them out one by one or in parallel, and prints the results.
+
+torch is imported when a run has to be checked, and Lightning when one is trained: a sweep that is done needs neither.
+"""
 
 import contextlib
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-
-from pytorch_lightning.utilities import rank_zero_only
+from typing import TYPE_CHECKING
 
 from cnnbench.analysis.grouping import compare
 from cnnbench.config.composition import Job
@@ -16,15 +20,14 @@ from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
 from cnnbench.report.terminal import show
 from cnnbench.results import records
-from cnnbench.results.records import Record
+from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
-from cnnbench.runtime.progress import Sweep
-from cnnbench.search.checks import check_search
-from cnnbench.sweeps.launchers import elsewhere
-from cnnbench.sweeps.run import folder_of, follow, run
+from cnnbench.runtime.progress import Sweep, loading
+from cnnbench.sweeps.folders import already, finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
-from cnnbench.training.parts import check_parts
-from cnnbench.training.transfer import identify
+
+if TYPE_CHECKING:
+    from cnnbench.training.parts import Checked
 
 
 def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
@@ -42,10 +45,13 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         ConfigError: a job can't be run; none was started.
     """
     due: deque[Task] = deque(zip(jobs, images, strict=True))
-    check_all(due, alone=len(jobs) == 1)
+    checked = check_all(due, alone=len(jobs) == 1)
     config = jobs[0].config
     if launch(config.hardware.accelerator, config.hardware.devices, config.hardware.nodes) > 0:
+        from cnnbench.sweeps.run import follow
+
         return follow(jobs[0], images[0])
+    begin(checked, engine, alone=len(jobs) == 1)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
     results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
     if any(result.status != "done" for result in results):
@@ -57,21 +63,24 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
                 Path(config.runs_dir).expanduser() / config.name,
             )
     elif results:
-        _summary(results[0], folder_of(jobs[0], images[0]))
+        _summary(results[0], folder_of(jobs[0], images[0]), headed=len(checked) > 0)
     return code
 
 
-def check_all(tasks: Iterable[Task], alone: bool = False) -> None:
-    """Checks all runs, and prints each warning once.
+def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Checked]]":
+    """Checks all runs that are not finished.
 
     Args:
         tasks: the runs.
         alone: whether there is one run only, which may be trained by several processes.
 
+    Returns:
+        Those that are not finished, with what was found; one of runs that differ only in the seed.
+
     Raises:
         ConfigError: a run can't be carried out.
     """
-    warnings: dict[str, None] = {}
+    checked: dict[tuple[str, int], tuple[Job, Checked]] = {}
     for job, images in tasks:
         hardware = job.config.hardware
         if hardware.processes > 1 and not alone:
@@ -79,17 +88,80 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> None:
                 f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train a "
                 f"single run. Start each run with a command of its own, or set both to 1."
             )
-        identify(job.config)
-        warnings |= dict.fromkeys(check_parts(job.config, images))
+        identify(job)
+        key = repr(replace(job.config, seed=0)), id(images)
+        if key in checked or finished(folder_of(job, images), job.config):
+            continue
+        with loading("torch"):
+            from cnnbench.search.checks import check_search
+            from cnnbench.training.parts import check_parts
+        found = check_parts(job.config, images)
         if job.config.search.method != "none":
-            check_search(job.config, images)
-    _warn(list(warnings))
+            found.warnings.extend(check_search(job.config, images))
+        checked[key] = job, found
+    return list(checked.values())
 
 
-@rank_zero_only
-def _warn(warnings: list[str]) -> None:
-    for warning in warnings:
+def identify(job: Job) -> None:
+    """Fills in what the folder of a run depends on: the hash of the weights that it begins with, if it has any.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    if job.config.model.get("init_from") is not None:
+        from cnnbench.training import transfer  # imports torch
+
+        transfer.identify(job.config)
+
+
+def warn(checked: "list[tuple[Job, Checked]]") -> None:
+    """Prints each warning of the checks once."""
+    for warning in dict.fromkeys(warning for _, each in checked for warning in each.warnings):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def begin(checked: "list[tuple[Job, Checked]]", engine: Engine | None, alone: bool = False) -> None:
+    """Prints warnings and what is about to be trained, and loads Lightning if this process trains.
+
+    Args:
+        checked: of `check_all`.
+        engine: carries the runs to other machines; None runs them here.
+        alone: whether there is one run only.
+    """
+    warn(checked)
+    for line in dict.fromkeys(about(*each, engine, alone) for each in checked):
+        print(line, file=None if alone else sys.stderr, flush=True)
+    if checked and engine is None and checked[0][0].config.workers == 1:
+        with loading("pytorch_lightning"):
+            import_module("cnnbench.sweeps.run")
+
+
+def about(job: Job, checked: "Checked", engine: Engine | None = None, alone: bool = True) -> str:
+    """What is about to be trained: all about a single run, or data and machine of a sweep's runs."""
+    config, place = job.config, engine.name if engine else checked.device
+    note = f"\ndata.root: {checked.note}" if checked.note else ""
+    if not alone:
+        return f"{job.choices['data']}: {_images(checked.sizes, checked.validation)}; on {place}{note}"
+    search = (
+        f"search={config.search.method} first, {config.search_epochs} epochs of it; " if config.search_epochs else ""
+    )
+    images = _images(checked.sizes, checked.validation)
+    headline = _headline(job.choices, config.lr, checked.parameters, images)
+    return (
+        f"{headline}{note}\n{search}epochs={config.epochs}, {config.epochs * checked.steps:,} steps in all, on {place}"
+    )
+
+
+def _headline(choices: dict[str, str], lr: float | None, parameters: int | None, images: str) -> str:
+    """Model, optimizer and data of a run in a line."""
+    size = "" if parameters is None else f" ({parameters:,} parameters)"
+    rate = "" if lr is None else f", lr {lr:g}"
+    return f"{choices['model']}{size} with {choices['optimizer']}{rate}, on {choices['data']}: {images}"
+
+
+def _images(sizes: Sizes, validation: str) -> str:
+    own = " (data.val=folder)" if validation == "folder" else ""
+    return f"{sizes.train:,} training, {sizes.val:,} validation{own}, {sizes.test:,} test images"
 
 
 def carry_out(
@@ -123,10 +195,7 @@ def carry_out(
     results: list[Record] = []
     code = 0
     with Sweep(total, epochs) as screen:
-        if engine:
-            running = elsewhere(due, workers, engine, screen)
-        else:
-            running = side_by_side(due, workers, screen) if workers > 1 else _one_by_one(due, screen)
+        running = _running(due, workers, engine, screen)
         waiting: set[str] = set()
         with contextlib.closing(running):
             for ended in running:
@@ -160,8 +229,36 @@ def carry_out(
     return results, code
 
 
+def _running(due: deque[Task], workers: int, engine: Engine | None, screen: Sweep) -> Generator[Ended, None, None]:
+    """Yields the runs that are finished, then carries out the others and yields each as it ends."""
+    ahead: deque[Task] = deque()
+    while due:
+        task = due.popleft()
+        job, folder = task[0], folder_of(*task)
+        record = finished(folder, job.config)
+        if record is None or job.config.hardware.processes > 1:  # several processes have to agree first
+            ahead.append(task)
+            continue
+        screen.say(already(record))
+        screen.skip(job.config.search_epochs + job.config.epochs)
+        yield Ended(task, 0)
+    if not ahead:
+        return
+    due.extend(ahead)
+    if engine:
+        from cnnbench.sweeps.launchers import elsewhere
+
+        yield from elsewhere(due, workers, engine, screen)
+    elif workers > 1:
+        yield from side_by_side(due, workers, screen)
+    else:
+        yield from _one_by_one(due, screen)
+
+
 def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
     """Carries out the runs in this process, and yields each as it ends."""
+    from cnnbench.sweeps.run import run
+
     line = screen.line()
     while due:
         task = due.popleft()
@@ -184,16 +281,20 @@ def _line(record: Record) -> str:
     return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}"
 
 
-def _summary(record: Record, folder: Path) -> None:
-    """Prints model and data of a single run, its results, and where its files are."""
-    data, sizes, choices, epochs = record.data, record.data.sizes, record.choices, len(record.history)
-    own = " (data.val=folder)" if record.protocol.validation == "folder" else ""
-    size = "" if record.parameters is None else f" ({record.parameters:,} parameters)"
-    print(f"{choices['model']}{size} with {choices['optimizer']}, "
-          f"lr {record.config['lr']}, on {data.name}: {sizes.train:,} training, {sizes.val:,} validation{own}, "
-          f"{sizes.test:,} test images")  # fmt: skip
-    if data.note:
-        print(f"data.root: {data.note}")
+def _summary(record: Record, folder: Path, headed: bool) -> None:
+    """Prints the results of a single run, and where its files are.
+
+    Args:
+        record: of the run.
+        folder: of the run.
+        headed: whether its model and data were printed before it began.
+    """
+    epochs = len(record.history)
+    if not headed:
+        images = _images(record.data.sizes, record.protocol.validation)
+        print(_headline(record.choices, record.config["lr"], record.parameters, images))
+        if record.data.note:
+            print(f"data.root: {record.data.note}")
     if record.protocol.validation == "test":
         print("VALIDATION IS THE TEST SET (data.val=test): the best epoch was chosen on it, so its accuracy flatters.")
     if found := record.search:
@@ -204,9 +305,11 @@ def _summary(record: Record, folder: Path) -> None:
     if (best := record.best) is not None:
         print(f"best validation accuracy {best.val_acc:.2%}, epoch {best.epoch} of {epochs}")
     if record.test is not None:
-        print(f"test accuracy {record.test.acc:.2%} at that epoch")
+        tta = record.protocol.tta
+        by = "" if tta == "none" else f", with test-time augmentation ({tta})"
+        print(f"test accuracy {record.test.acc:.2%} at that epoch{by}")
     elif record.status == "done":
         print(f"not tested: {record.untested}")
     print(f"{record.seconds:.1f} s of training")
-    also = "" if found is None else ", conf/model/searched.yaml"
-    print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")
+    names = ("record.json", "config.yaml", "best.ckpt", "last.ckpt", "conf/model/searched.yaml")
+    print(f"{folder}/ holds {', '.join(name for name in names if (folder / name).exists())}")

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from filelock import FileLock
 
 from cnnbench.analysis import tuning
@@ -26,9 +25,14 @@ from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
 from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
-from cnnbench.sweeps.run import folder_of
-from cnnbench.sweeps.sweep import carry_out, check_all
+from cnnbench.sweeps.folders import folder_of
+from cnnbench.sweeps.sweep import begin, carry_out, check_all
 from cnnbench.sweeps.workers import Task
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from cnnbench.training.parts import Checked
 
 
 def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> int:
@@ -48,13 +52,10 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
         ConfigError: a contestant can't be run, or the folder holds another tuning.
     """
     config = jobs[0].config
-    if config.force:
-        raise ConfigError("force=true: a tuning keeps the trials that it has. Take another name= for a new one.")
-    check_all(zip(jobs, images, strict=True))
-    folder = Path(config.runs_dir).expanduser() / config.name
+    study, checked = check(composer, plan, jobs, images)
+    plan, folder = study.plan, study.folder
+    begin(checked, engine)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = _continued(plan, folder)
-    study = _Study(composer, folder, plan, images * plan.tunings, config.workers, config.retry)
     # In turn, so that all tunings of all contestants have tried about as much if they are stopped.
     turns = itertools.zip_longest(*(study.due(i) for i in range(len(plan.contestants))))
     due = deque(task for turn in turns for task in turn if task is not None)
@@ -69,6 +70,26 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     if found is not None and any(map(found.tuned, runs)):
         show(compare(runs, apart=True, tuning=found), folder, found)
     return code
+
+
+def check(
+    composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
+) -> "tuple[_Study, list[tuple[Job, Checked]]]":
+    """Checks the contestants, and the trials that the folder already holds; with the arguments of `tune`.
+
+    Returns:
+        The tunings so far, and what was found of each contestant.
+
+    Raises:
+        ConfigError: as `tune`.
+    """
+    config = jobs[0].config
+    if config.force:
+        raise ConfigError("force=true: a tuning keeps the trials that it has. Take another name= for a new one.")
+    checked = check_all(zip(jobs, images, strict=True))
+    folder = Path(config.runs_dir).expanduser() / config.name
+    plan = _continued(plan, folder)
+    return _Study(composer, folder, plan, images * plan.tunings, config.workers, config.retry), checked
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
@@ -100,7 +121,7 @@ class _Study:
     def __init__(
         self, composer: Composer, folder: Path, plan: Plan, images: list[ImageSet], workers: int, retry: bool
     ) -> None:
-        self._composer, self._folder, self.plan, self._images = composer, folder, plan, images
+        self._composer, self.folder, self.plan, self._images = composer, folder, plan, images
         self._lock = FileLock(folder / f".{tuning.FILE}.lock")
         self._contestant: dict[str, int] = {}
         """The plan's contestant of each run that was handed out, by run id."""
@@ -109,24 +130,27 @@ class _Study:
 
         self._retry = retry
         for i, tuned in enumerate(plan.contestants):
-            if tuned.trials and folder_of(self._job(i, tuned.trials[0][0]), images[i]).name != tuned.trials[0][1]:
+            if not tuned.trials or not images[i].fingerprint:  # a dry run's stand-in has none
+                continue
+            params, run_id = tuned.trials[0]
+            if folder_of(self._job(i, params), images[i]).name != run_id:
                 raise ConfigError(f"{folder}: {tuned.label} was tuned with another config. Take another name=.")
 
     def due(self, i: int) -> list[Task]:
         """The trials of the plan's contestant `i` that can be run now; when all have ended, the runs of its winner."""
         plan, tuned = self.plan, self.plan.contestants[i]
         with self._lock:  # another process may have asked meanwhile
-            before = tuning.read(self._folder)
+            before = tuning.read(self.folder)
             written = before.contestants if before else []
             for mine, theirs in zip(plan.contestants, written, strict=False):
                 mine.trials = theirs.trials
             plan.contestants += written[len(plan.contestants) :]  # it repeats the tuning more often
-            page = tuning.entry(self._folder, tuned)
+            page = tuning.entry(self.folder, tuned)
             while len(tuned.trials) < min(plan.trials, len(page.ended) + self._ahead):
                 params = _propose(plan, page, len(tuned.trials))
                 tuned.trials.append((params, folder_of(self._job(i, params), self._images[i]).name))
-            plan.write(self._folder)
-        page = tuning.entry(self._folder, tuned)
+            plan.write(self.folder)
+        page = tuning.entry(self.folder, tuned)
         again = [t for t in page.trials if self._retry and t.status == "failed" and t.run_id not in self._contestant]
         waiting = [t for t in page.trials if t not in page.ended] + again
         if waiting or len(page.trials) < plan.trials:
@@ -152,7 +176,7 @@ class _Study:
         (job,) = self._composer.jobs(words, multirun=False)
         if fresh == 0:
             job.config.test = False
-            job.config.runs_dir, job.config.name = str(self._folder), tuning.FOLDER
+            job.config.runs_dir, job.config.name = str(self.folder), tuning.FOLDER
         return job
 
 
@@ -164,6 +188,8 @@ def _propose(plan: Plan, page: Entry, number: int) -> Params:
     space, seed = page.tuned.space, plan.first_seed(page.tuned.tuning)
     if plan.sampler == "grid":
         return list(grid(space, plan.trials))[number]
+    import optuna  # takes half a second
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {key: _distribution(axis) for key, axis in space.items()}
     with warnings.catch_warnings():
@@ -192,7 +218,9 @@ def _propose(plan: Plan, page: Entry, number: int) -> Params:
     return {key: _short(params[key]) for key in space}
 
 
-def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+def _distribution(axis: Axis) -> "BaseDistribution":
+    import optuna
+
     if axis.choices:
         return optuna.distributions.CategoricalDistribution(axis.choices)
     if axis.whole:

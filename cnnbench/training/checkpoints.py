@@ -50,6 +50,8 @@ def read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise CheckpointError(f"{path}: damaged (checksum of {damaged})")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: not a checkpoint, but a {type(state).__name__}")
     except CheckpointError:
         raise
     except Exception as error:  # on damaged files zipfile and torch raise anything

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch.utils.tensorboard.summary import hparams as summaries
 
 from cnnbench.config.schema import ROLES, Config, Decides, Role
-from cnnbench.config.targets import Spec, build, check
-from cnnbench.errors import ConfigError
+from cnnbench.config.targets import Spec, build
 from cnnbench.results import identity
 from cnnbench.results.records import SearchEpoch, SearchTrial
 from cnnbench.runtime.files import is_disk_failure
@@ -24,20 +22,6 @@ from cnnbench.runtime.progress import Screen
 
 # The logs in that folder belong to the same run, and are written again from its first epoch.
 warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-
-
-def check_loggers(config: Config) -> None:
-    """Checks that the loggers' classes exist and take their arguments.
-
-    Raises:
-        ConfigError: one line that names the logger.
-    """
-    for name, spec in config.logger.items():
-        if not isinstance(spec, dict):
-            raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
-        check(f"logger.{name}", spec, (), Logger, "a lightning_fabric.loggers.Logger")
-        if str(spec["_target_"]).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
-            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install 'cnnbench[wandb]'.")
 
 
 class TensorBoard(TensorBoardLogger):

@@ -22,65 +22,13 @@ from cnnbench.runtime import collectives
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import parameter_groups, regularizers
 from cnnbench.training.averaging import Average, averaged
+from cnnbench.training.epoch import Epoch
 from cnnbench.training.parameter_groups import Group
 from cnnbench.training.schedules import Schedule
 from cnnbench.training.test_time import mean_logits
 
 Row = dict[str, float]
 """What is known of an epoch; the names are those of `records.Epoch`."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """How an epoch's images are divided into batches, and batches into steps."""
-
-    images: int
-    """Training images."""
-    batch_size: int
-    """Images in a batch; the last one of an epoch may be smaller."""
-    accumulate: int
-    """Batches whose gradients make one step; the last step of an epoch may have fewer."""
-    reduction: str = "mean"
-    """`mean` or `sum`, as in `schema.Update`."""
-    summed: bool = False
-    """Whether the loss is summed over images, as with `loss.reduction=sum`."""
-
-    @property
-    def batches(self) -> int:
-        """Batches in an epoch."""
-        return -(-self.images // self.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Steps in an epoch."""
-        return -(-self.batches // self.accumulate)
-
-    def size(self, index: int) -> int:
-        """Images of batch `index`."""
-        return min(self.batch_size, self.images - index * self.batch_size)
-
-    def weight(self, index: int, size: int) -> float:
-        """The factor of the mean loss of `size` images of batch `index` in the gradient of its step.
-
-        With `mean` every image of the step counts the same, so that the step is that of one large batch; with `sum`
-        full batches count 1 each (document 1: the sum of the g_j), smaller ones less. If the loss is summed, each image
-        counts 1.
-        """
-        if self.summed:
-            return size
-        if self.reduction == "sum":
-            return size / self.batch_size
-        together = self.batch_size * self.accumulate
-        earlier = index // self.accumulate * together
-        return size / min(together, self.images - earlier)
-
-    def is_first(self, index: int) -> bool:
-        """Whether a step begins with batch `index`."""
-        return index % self.accumulate == 0
-
-    def is_last(self, index: int) -> bool:
-        """Whether a step ends with batch `index`."""
-        return (index + 1) % self.accumulate == 0 or index + 1 == self.batches
 
 
 @dataclass(frozen=True)
@@ -105,6 +53,8 @@ class Recipe:
     """Parameter groups, some of which are frozen after some epochs."""
     tta: str = "none"
     """Test-time augmentation, as in `schema.Evaluation`."""
+    closure: bool = False
+    """Whether the optimizer evaluates loss and gradient again within a step, as LBFGS and SAM do."""
 
 
 @dataclass
@@ -173,6 +123,10 @@ class Classifier(pl.LightningModule):
     """When training began or went on, on the clock of `time.perf_counter`."""
     _unfinished: dict[str, Any] | None
     """The state of an epoch in which a run was stopped, until that epoch resumes."""
+    _step_batches: list[Batch]
+    """Where the optimizer evaluates a step's loss again: the batches of the step under way."""
+    _step_random: dict[str, Tensor | None]
+    """The state of the random numbers before them."""
     _averaging: ExitStack
     """Holds averaged weights in the model during validation."""
     _loss_sum: Tensor
@@ -198,6 +152,7 @@ class Classifier(pl.LightningModule):
         self._penalty = recipe.regularizer if recipe.regularizer.l1 or recipe.regularizer.l2 else None
         self._averaging = ExitStack()
         self._unfinished = None
+        self._step_batches, self._step_random = [], {}
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer. Its schedule is stepped by this module, not by Lightning."""
@@ -237,13 +192,18 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         if self._epoch.is_first(index):
             optimizer.zero_grad()
+            if self._recipe.closure:
+                self._step_batches, self._step_random = [], self._random_state()
+        if self._recipe.closure:
+            self._step_batches.append(batch)
         if len(batch[1]):  # of several processes one may have no image of an epoch's last batch
             self._add_gradient(batch, index)
         if self._epoch.is_last(index):
             self._step(optimizer)
         self._sums.sizes.append(self._epoch.size(index))
 
-    def _add_gradient(self, batch: Batch, index: int) -> None:
+    def _add_gradient(self, batch: Batch, index: int) -> Tensor:
+        """Adds the gradient of a batch to that of its step, and returns the batch's part of the step's loss."""
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
@@ -260,10 +220,12 @@ class Classifier(pl.LightningModule):
             self._sums.penalties += penalty.detach() * len(labels)
             total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
-        self.manual_backward(total if weight == 1 else total * weight)
+        part = total if weight == 1 else total * weight
+        self.manual_backward(part)
         share = len(labels) / self._epoch.size(index)
         self._sums.losses[index] = loss.detach() if share == 1 else loss.detach() * share
         self._sums.correct += (logits.detach().argmax(1) == labels).sum()
+        return part.detach()
 
     def _step(self, optimizer: LightningOptimizer) -> None:
         recipe, parameters = self._recipe, self._parameters_moved
@@ -276,11 +238,53 @@ class Classifier(pl.LightningModule):
             shrink = 1 - optimizer.param_groups[0]["lr"] * recipe.regularizer.weight_decay
             with torch.no_grad():
                 torch._foreach_mul_(self._penalised, shrink)
-        optimizer.step()
+        if recipe.closure:
+            self._step_by_closure(optimizer)
+        else:
+            optimizer.step()
         if old is not None and recipe.max_step is not None:
             _shorten(parameters, old, recipe.max_step)
         self.average.after_step()
         self.schedule.after_step()
+
+    def _step_by_closure(self, optimizer: LightningOptimizer) -> None:
+        """Steps an optimizer that evaluates loss and gradient at other weights within the step.
+
+        Each time it gets the same batches, with the same augmentation and dropout. Running statistics and the epoch's
+        sums stay those of the first pass, at the weights before the step, as with any other optimizer.
+        """
+        sums, first = self._sums, self.batches_done + 1 - len(self._step_batches)
+        kept = [*self.model.buffers(), sums.losses, sums.penalties, sums.correct]
+        values = [tensor.clone() for tensor in kept]
+
+        @torch.enable_grad()
+        def closure() -> Tensor:
+            self._set_random_state(self._step_random)
+            optimizer.zero_grad()
+            parts = [self._add_gradient(batch, first + i) for i, batch in enumerate(self._step_batches)]
+            if self._recipe.clip is not None:
+                nn.utils.clip_grad_norm_(self._parameters_moved, self._recipe.clip)
+            return torch.stack(parts).sum()
+
+        optimizer.step(closure)
+        with torch.no_grad():
+            for tensor, value in zip(kept, values, strict=True):
+                tensor.copy_(value)
+        self._step_batches = []
+
+    def _random_state(self) -> dict[str, Tensor | None]:
+        """The state of all random numbers of a training step: of the augmentation, and of the layers."""
+        return {
+            "generator": self._generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
+        self._generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_gpu"] is not None:
+            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
 
     def _sum_gradients(self) -> None:
         trained = [parameter for parameter in self._parameters_moved if parameter.requires_grad]
@@ -348,7 +352,7 @@ class Classifier(pl.LightningModule):
         self._average_statistics()
         trainer: Any = self.trainer
         with trainer.precision_plugin.forward_context():
-            batches = trainer.datamodule.some_training_images()
+            batches = trainer.datamodule.images.some_training_images()
             self._averaging.enter_context(averaged(self.model, trainer.optimizers[0], batches))
             self._averaging.enter_context(self.average.held(batches))
         self.weights = {key: value.clone() for key, value in self.model.state_dict().items()}
@@ -425,9 +429,9 @@ class Classifier(pl.LightningModule):
                 "sizes": sums.sizes,
                 "lr": sums.lr,
                 "seconds": sums.seconds + time.perf_counter() - self._started,
-                "generator": self._generator.get_state(),
-                "random": torch.get_rng_state(),
-                "random_gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                **self._random_state(),
+                "step_batches": self._step_batches,
+                "step_random": self._step_random,
                 "gradients": [
                     None if parameter.grad is None else collectives.all_reduce_sum(parameter.grad)
                     for parameter in self.model.parameters()
@@ -456,10 +460,10 @@ class Classifier(pl.LightningModule):
                 if mine is not None:
                     mine.zero_()
             return
-        self._generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["random"].cpu())
-        if state["random_gpu"] is not None:
-            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
+        self._set_random_state(state)
+        batches = state.get("step_batches", [])  # older checkpoints have none
+        self._step_batches = [(images.to(self.device), *(t.to(self.device) for t in rest)) for images, *rest in batches]
+        self._step_random = state.get("step_random", {})
 
 
 def _shorten(parameters: list[Tensor], old: list[Tensor], longest: float) -> None:

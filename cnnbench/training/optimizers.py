@@ -56,6 +56,23 @@ def own_keys(spec: Spec) -> Spec:
     return {key: value for key, value in spec.items() if key != "groups"}
 
 
+def needs_closure(spec: Spec) -> bool:
+    """Whether an optimizer's step asks for a function that evaluates the loss again, as those of LBFGS and SAM do.
+
+    Some classes ask for it in their signature, others only when they step, so it is tried on a small network.
+
+    Args:
+        spec: the `optimizer` group, checked by `targets.check`.
+    """
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    try:
+        make_optimizer(own_keys(spec), model).step()
+    except Exception as error:
+        return "closure" in str(error)
+    return False
+
+
 def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Loads the value of an earlier `state_dict`, except for `fused`, which depends on this machine."""
     pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)

@@ -1,38 +1,67 @@
 """The parts that a config names, built and checked: model, optimizer, schedule, loss, augmentation, callbacks."""
 
 import inspect
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cnnbench.config.keys import CONF
+from cnnbench.config.messages import load_yaml
 from cnnbench.config.schema import Augment, Config
 from cnnbench.config.targets import Spec, build, check, locate
 from cnnbench.data.augmentation import Augmentation
 from cnnbench.data.datamodule import ImageData, Normalize
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
+from cnnbench.results.records import Sizes
+from cnnbench.runtime.machine import place
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import averaging, initialisation, optimizers, parameter_groups, regularizers, transfer
 from cnnbench.training.averaging import Average
-from cnnbench.training.loggers import check_loggers
-from cnnbench.training.module import Epoch, Recipe
+from cnnbench.training.epoch import Epoch
 from cnnbench.training.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
+    from cnnbench.training.module import Recipe
 
 MANY_WEIGHTS = 200_000_000
 """In a dense layer: what images that are too large make of it. The largest of torchvision's networks has half of it."""
 
 
-def check_parts(config: Config, images: ImageSet) -> list[str]:
+@dataclass(frozen=True)
+class Checked:
+    """What the check of a config has found out about its run."""
+
+    warnings: list[str]
+    """About what may run but is probably not intended."""
+    parameters: int
+    """Numbers that the model trains."""
+    sizes: Sizes
+    validation: str
+    """Where the validation images come from: `folder`, `split` or `test`."""
+    note: str | None
+    """What the reader of the images has to say of them."""
+    steps: int
+    """Optimizer steps of an epoch."""
+    device: str
+    """Where it will be trained, in words."""
+
+
+def check_parts(config: Config, images: ImageSet) -> Checked:
     """Checks a config before anything runs: builds all parts, without weights, and sends one image through the model.
 
     Returns:
-        Warnings about what may run but is probably not intended.
+        What the parts tell about the run.
 
     Raises:
         ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the others.
@@ -50,12 +79,8 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
         ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
     ):
         check(group, spec, given, base, f"a {base.__module__}.{base.__name__}")
-    for name, spec in config.callbacks.items():
-        if not isinstance(spec, dict):
-            raise ConfigError(f"callbacks.{name}={spec}: must be a mapping with the _target_ of a callback.")
-        check(f"callbacks.{name}", spec, (), pl.Callback, "a pytorch_lightning.Callback")
-    make_callbacks(config)
-    check_loggers(config)
+    _check_callbacks(config)
+    _check_loggers(config)
     data = ImageData(images, config.data, batch_size(config), config.seed)
     if config.augment.padding == "reflect" and config.augment.crop >= min(data.image_shape[1:]):
         raise ConfigError(
@@ -101,8 +126,18 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     epoch = epoch_of(config, data)
     make_average(config, epoch, network)
     schedule = make_schedule(config, epoch, optimizer)
+    closure, name = optimizers.needs_closure(config.optimizer), config.optimizer["_target_"]
+    if closure and config.hardware.processes > 1:
+        raise ConfigError(
+            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: {name} evaluates the "
+            f"loss several times a step, which several processes can't do together. Allowed: 1."
+        )
+    if not closure:
+        try:
+            optimizer.step()
+        except Exception as error:  # of a user's own class: anything
+            raise ConfigError(f"optimizer: {name} can't step ({str(error) or type(error).__name__}).") from None
     try:  # some schedulers check their arguments only when they step
-        optimizer.step()
         for _ in range(epoch.steps):
             schedule.after_step()
         schedule.after_epoch(1.0)
@@ -126,7 +161,40 @@ def check_parts(config: Config, images: ImageSet) -> list[str]:
     native = any(present for feature, present in torch.cpu.get_capabilities().items() if "bf16" in feature)
     if config.hardware.precision == "bf16-mixed" and on_cpu and not native:
         warnings.append("hardware.precision=bf16-mixed: this CPU has no native bfloat16; 32-true is faster here.")
-    return warnings
+    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    device = place(config.hardware.accelerator, config.hardware.threads)
+    return Checked(warnings, parameters, Sizes(**data.sizes), data.validation, images.note, epoch.steps, device)
+
+
+def _check_callbacks(config: Config) -> None:
+    if not config.callbacks:
+        return
+    from pytorch_lightning import Callback  # seconds
+
+    for name, spec in config.callbacks.items():
+        if not isinstance(spec, dict):
+            raise ConfigError(f"callbacks.{name}={spec}: must be a mapping with the _target_ of a callback.")
+        check(f"callbacks.{name}", spec, (), Callback, "a pytorch_lightning.Callback")
+    make_callbacks(config)
+
+
+def _check_loggers(config: Config) -> None:
+    for name, spec in config.logger.items():
+        if not isinstance(spec, dict):
+            raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
+        if str(spec.get("_target_")).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
+            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install 'cnnbench[wandb]'.")
+        if spec != _built_in_logger(name):  # those are tested, and to look at their classes imports Lightning: seconds
+            from lightning_fabric.loggers.logger import Logger
+
+            check(f"logger.{name}", spec, (), Logger, "a lightning_fabric.loggers.Logger")
+
+
+@cache
+def _built_in_logger(name: str) -> Any:
+    """The logger that `conf/logger/NAME.yaml` holds; None if there is no such file."""
+    path = CONF / "logger" / f"{name}.yaml"
+    return OmegaConf.to_container(load_yaml(path)[name]) if path.exists() else None
 
 
 def batch_size(config: Config) -> int:
@@ -194,14 +262,18 @@ def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list
     Returns:
         The modules `normalize` and `network`; they take bytes (n, channels, height, width).
     """
+    # torch's LBFGS takes each gradient as a vector, without a copy, which this layout doesn't allow.
+    channels_last = config.hardware.channels_last and not optimizers.needs_closure(config.optimizer)
     model = nn.Sequential()
-    model.add_module("normalize", Normalize(mean, std, config.hardware.channels_last))
+    model.add_module("normalize", Normalize(mean, std, channels_last))
     model.add_module("network", network)
-    return model.to(memory_format=torch.channels_last) if config.hardware.channels_last else model
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-def make_recipe(config: Config, epoch: Epoch) -> Recipe:
+def make_recipe(config: Config, epoch: Epoch) -> "Recipe":
     """Everything that determines how the parameters are updated."""
+    from cnnbench.training.module import Recipe  # imports Lightning
+
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
@@ -214,6 +286,7 @@ def make_recipe(config: Config, epoch: Epoch) -> Recipe:
         max_step=config.update.max_step,
         mixup=config.augment.mixup,
         tta=config.evaluation.tta,
+        closure=optimizers.needs_closure(config.optimizer),
     )
 
 
@@ -230,7 +303,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
     return Augmentation(config.augment, images, mean, derived_seed(config.seed, Stream.MIRROR))
 
 
-def make_callbacks(config: Config) -> dict[str, pl.Callback]:
+def make_callbacks(config: Config) -> "dict[str, Callback]":
     """Builds the user's Lightning callbacks, by name.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.config.schema import Regularizer
-from cnnbench.config.targets import build
+from cnnbench.config.targets import build, look_in
 from cnnbench.data.datamodule import Normalize
 from cnnbench.data.images import decode
 from cnnbench.errors import CheckpointError, ConfigError
@@ -64,6 +64,7 @@ def _model(folder: Path, record: records.Record) -> nn.Module:
         raise ConfigError(f"{folder}: its record doesn't tell how its images were normalised.")
     spec = record.search.model if record.search else None
     spec = regularizers.put_in(Regularizer(**config["regularizer"]), initialisation.own_keys(spec or config["model"]))
+    look_in(record.config_dir)
     model = nn.Sequential()
     model.add_module("normalize", Normalize(data.mean, data.deviation))
     model.add_module("network", build("model", spec, data.shape, len(data.classes)))

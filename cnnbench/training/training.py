@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
 from cnnbench.config.schema import Config
-from cnnbench.data.datamodule import ImageData
+from cnnbench.data.datamodule import ImageData, Loader
 from cnnbench.errors import CheckpointError, CnnbenchError, Interrupted
 from cnnbench.runtime import collectives
 from cnnbench.runtime.progress import REFRESH, Screen
@@ -128,7 +128,7 @@ class Training:
         self.state, self.save, self.epoch_ended = state, save, epoch_ended
         self.callbacks = callbacks or {}
         data.skip = module.resume(state.module) if state else 0
-        self.trainer = self._make_trainer(logger, uneven=data.skip > 0)
+        self.trainer = data.trainer = self._make_trainer(logger, uneven=data.skip > 0)
 
     @property
     def ended(self) -> bool:
@@ -145,7 +145,7 @@ class Training:
         if self.ended:
             return
         _fast_forward(self.trainer, len(self.module.history), self.state.steps if self.state else 0)
-        self.trainer.fit(self.module, datamodule=self.data)
+        self.trainer.fit(self.module, datamodule=_DataModule(self.data))
 
     def test(self, weights: dict[str, Tensor]) -> None:
         """Tests with these weights of the model; the module then has the results.
@@ -154,7 +154,7 @@ class Training:
             Interrupted: a signal was received.
         """
         self.module.model.load_state_dict(weights)
-        self.trainer.test(self.module, datamodule=self.data, verbose=False)
+        self.trainer.test(self.module, datamodule=_DataModule(self.data), verbose=False)
 
     def current_state(self) -> State:
         """What a later process needs to resume from here."""
@@ -256,6 +256,25 @@ def _check_plain(what: str, value: Any) -> None:
             _check_plain(what, item)
     elif value is not None and not isinstance(value, bool | int | float | str | bytes | Tensor):
         raise CnnbenchError(f"{what} holds a {type(value).__name__}; allowed: tensors, numbers, text, lists and dicts")
+
+
+class _DataModule(pl.LightningDataModule):
+    """A run's images as Lightning asks for them. `ImageData` itself needs no Lightning, so that checks start fast."""
+
+    images: ImageData
+
+    def __init__(self, images: ImageData) -> None:
+        super().__init__()
+        self.images = images
+
+    def train_dataloader(self) -> Loader:
+        return self.images.train_dataloader()
+
+    def val_dataloader(self) -> Loader:
+        return self.images.val_dataloader()
+
+    def test_dataloader(self) -> Loader:
+        return self.images.test_dataloader()
 
 
 class _Watch(Checkpoint):

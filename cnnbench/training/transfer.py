@@ -38,9 +38,11 @@ def load_and_freeze(config: Config, network: nn.Module) -> None:
     if config.model.get("init_from") is not None:
         path = _path(config)
         try:
-            saved = checkpoints.read(path)["model"]
+            saved = checkpoints.read(path).get("model")
         except CheckpointError as error:
             raise ConfigError(f"model.init_from: {error}.") from None
+        if not isinstance(saved, dict):
+            raise ConfigError(f"model.init_from={path}: is no checkpoint of a run; best.ckpt of a run's folder is one.")
         earlier = {key.removeprefix("network."): value for key, value in saved.items() if key.startswith("network.")}
         own = network.state_dict()
         fitting = {key: value for key, value in earlier.items() if key in own and own[key].shape == value.shape}

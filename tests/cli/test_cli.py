@@ -6,19 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import write_images
 
 from cnnbench.config.keys import CONF, GROUPS
 
-PRINTS_WITHOUT_TORCH = """
+PRINTS_WITHOUT = """
 import sys
 from cnnbench.cli import main
 code = main({words!r})
-heavy = sorted({{"torch", "pytorch_lightning", "torchvision", "sklearn"}} & set(sys.modules))
+heavy = sorted({heavy!r} & set(sys.modules))
 assert not heavy, heavy
 sys.exit(code)
 """
+LADDER = "# @package _global_\nladder: {one: [model.foo=1]}\n"
+LIGHTNING = {"pytorch_lightning", "lightning_fabric", "torchvision"}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,6 @@ sys.exit(code)
         (["show", "nowhere", "--cfg", "job"], 2),
         (["tune", "optimizer=sgd,adma", "--cfg", "job"], 2),
         (["preview", "augment=flop", "--cfg", "job"], 2),
-        (["experiment=quickstart", "--dry-run"], 0),
         (["compare", "nowhere"], 2),
         (["tune", "optimizer=sgd,adma"], 2),
         (["predict", "nowhere", "image.png"], 2),
@@ -45,10 +47,28 @@ sys.exit(code)
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_answers_without_importing_torch(words: list[str], code: int, here: Path) -> None:
-    program = PRINTS_WITHOUT_TORCH.format(words=words)
+    program = PRINTS_WITHOUT.format(words=words, heavy=LIGHTNING | {"torch", "sklearn"})
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == code, result.stderr
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        ("data=digits data.limit=200 epochs=1", LIGHTNING | {"torch"}),
+        ("-m data=digits data.limit=200 epochs=1 seed=0,1", LIGHTNING | {"torch"}),
+        ("data=digits data.limit=200 epochs=2 --dry-run", LIGHTNING),
+        ("experiment=quickstart --dry-run", LIGHTNING),
+    ],
+)
+def test_what_trains_nothing_imports_no_lightning(command, here: Path, no_figures, words: str, heavy: set[str]) -> None:
+    if "--dry-run" not in words:
+        assert command(words).code == 0
+    program = PRINTS_WITHOUT.format(words=shlex.split(words), heavy=heavy)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--dry-run" in words or "already done" in result.stderr
 
 
 def test_help_shows_groups_options_and_examples(command) -> None:
@@ -186,6 +206,17 @@ def test_help_shows_groups_options_and_examples(command) -> None:
         ("hydra.sweeper.params.seed='0,1'", ["seed=0,1", "add -m"]),
         ("-m hydra.sweeper.params.sed='0,1'", ["sed=0,1", "Did you mean 'seed'?"]),
         ("-m hydra.sweeper.params={seed:1}", ["hydra.sweeper.params", "nothing reads this"]),
+        ("hydra/launcher=joblib", ["workers=N"]),
+        ("--info all", ["--info", "--cfg job"]),
+        ("--config-name mine", ["--config-name", "experiment=NAME"]),
+        ("-cp mine", ["-cp", "--config-dir DIR"]),
+        ("--resolve", ["--cfg job"]),
+        ("--cfg job --package optimzer", ["optimzer", "Did you mean 'optimizer'?"]),
+        ("-m 'optimizer=glob(q*)'", ["glob(q*)", "adam"]),
+        ("-m 'lr=interval(0.1,1)'", ["interval(0.1,1)", "`cnnbench tune`"]),
+        ("trainer.max_epochs=3", ["trainer.max_epochs=3", "called epochs here"]),
+        ("learning_rate=0.1", ["learning_rate=0.1", "called lr here"]),
+        ("datamodule.batch_size=3", ["called batch_size here"]),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
@@ -227,6 +258,59 @@ def test_dry_run_lists_and_stops(command, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("data=digits optimizer.amsgrd=true", "Did you mean 'amsgrad'?"),
+        ("data=digits model=resnet20 regularizer=dropout", "takes no 'dropout'"),
+        ("model=resnet20 regularizer=dropout", "takes no 'dropout'"),  # without CIFAR-10's archive
+        ("data=mnist data.image_size=2", "model.convs"),
+        ("data=digits model.foo=1", "takes no 'foo'"),
+        ("data=digits scheduler=cosine scheduler.T_maxx=2", "takes no 'T_maxx'"),
+        ("data=digits scheduler.T_maxx=2", "scheduler.T_maxx=2"),
+        ("data=digits data.limit=5", "too few"),
+        ("-m data=digits seed=0,1 hardware.devices=2", "hardware.devices=2"),
+        ("data=digits search=joint data.val=test", "data.val=test"),
+        ("-m data=digits seeds=auto model.foo=1,2", "takes no 'foo'"),
+        ("--config-dir mine -m experiment=up data=digits seed=0,1", "takes no 'foo'"),
+        ("tune data=digits optimizer=sgd,adam model.foo=1", "takes no 'foo'"),
+        ("tune data=digits optimizer=sgd,adam force=true", "force=true"),
+        ("--config-dir mine data=digits optimizer=mine", "optimizer._target_"),
+        ("compare nowhere", "nowhere"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_command_refuses(command, here: Path, words: str, says: str) -> None:
+    for path, text in (("optimizer/mine.yaml", "lr: 0.002\n"), ("experiment/up.yaml", LADDER)):
+        (here / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
+        (here / "mine" / path).write_text(text)
+    result = command(f"{words} --dry-run")
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert says in result.err
+    if "data=digits" in words:
+        assert command(words).err == result.err
+    assert not (here / "runs").exists()
+
+
+def test_a_dry_run_says_what_would_run(command, here: Path) -> None:
+    # 90 % of 200 images are 180: six batches of 32, of which the last has 20.
+    assert command("data=digits data.limit=200 batch_size=32 epochs=3 lr=0.01 --dry-run").out.splitlines()[1:] == [
+        "data=digits data.limit=200 batch_size=32 epochs=3 lr=0.01",
+        "document_cnn (53,002 parameters) with adam, lr 0.01, on digits: 180 training, 20 validation, 200 test images",
+        f"epochs=3, 18 steps in all, on the CPU with {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
+    ]
+    said = command("tune data=digits optimizer=sgd,adam trials=4 seeds=2 --dry-run").out.splitlines()
+    assert said[0] == "12 runs: 8 trials, then 4 of the winners with fresh seeds"
+    assert said[1:] == [
+        "optimizer=sgd (4 trials of lr 0.003 to 3 (log))",
+        "optimizer=adam (4 trials of lr 3e-05 to 0.03 (log))",
+    ]
+    assert list(here.iterdir()) == []
+    assert command("-m data=digits data.limit=200 epochs=1 seed=0,1 logger=none").code == 0
+    before = sorted(here.rglob("*"))
+    assert command("compare runs/default --dry-run").out == "adam: 2 runs\n"
+    assert sorted(here.rglob("*")) == before
+
+
 def test_a_key_on_the_command_line_replaces_the_experiments_sweep(command) -> None:
     assert command("experiment=quickstart seed=7 --dry-run").out.splitlines()[0] == "5 runs"
     assert command("experiment=quickstart optimizer=adam,sgd --dry-run").out.splitlines()[0] == "10 runs"
@@ -238,6 +322,24 @@ def test_a_sweep_can_be_written_as_in_hydras_files(command) -> None:
     for words in ("-m '+hydra.sweeper.params.seed=\"0,1\"'", "hydra.mode=MULTIRUN hydra.sweeper.params.seed=0,1"):
         assert command(f"{words} --dry-run").out == typed == "2 runs\nseed=0\nseed=1\n"
     assert command("experiment=quickstart ~hydra.sweeper.params.seed --dry-run").out.startswith("5 runs\n")
+
+
+def test_what_a_user_of_hydra_types(command, here: Path) -> None:
+    (here / "mine").mkdir()
+    for words, same in [
+        ("+experiment=quickstart", "experiment=quickstart"),
+        ("+epochs=3", "epochs=3"),
+        ("--cfg job --resolve", "--cfg job"),
+        ("-cd mine --cfg job", "--cfg job"),
+        ("data.root=~/x --cfg job", "data.root='~/x' --cfg job"),
+        ("-m 'optimizer=glob(ada*)'", "-m optimizer=adagrad,adam,adamw"),
+    ]:
+        dry = "" if "job" in words else " --dry-run"
+        typed, expected = command(f"{words}{dry}"), command(f"{same}{dry}")
+        assert (typed.code, expected.code) == (0, 0), typed.err
+        assert typed.out.replace("+", "") == expected.out
+    assert yaml.safe_load(command("--cfg job -p scheduler").out) == {"_target_": None}
+    assert "root: ~/x" in command("data.root=~/x --cfg job").out
 
 
 def test_lr_is_the_same_in_both_places(command) -> None:

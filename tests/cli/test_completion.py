@@ -1,6 +1,7 @@
 """Shell completion: what is offered, and that bash, zsh and fish take it."""
 
 import contextlib
+import inspect
 import os
 import re
 import shutil
@@ -9,11 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import on_terminal
+from made_records import made, write
 
 from cnnbench.cli import main
 from cnnbench.cli.commands import COMMANDS
 from cnnbench.cli.completion import OPTIONS, candidates
+from cnnbench.config.signatures import arguments
+from cnnbench.models.plain_cnn import ACTIVATIONS, PlainCNN
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,20 @@ from cnnbench.cli.completion import OPTIONS, candidates
         ("cnnbench -m optimizer=sgd,adamw,mu", ["optimizer=sgd,adamw,muon"]),
         ("cnnbench augment=[flip_crop,cu", ["augment=[flip_crop,cutout"]),
         ("cnnbench experiment=qu", ["experiment=quickstart"]),
-        ("cnnbench optimizer=momentum optimizer.", ["optimizer._target_=", "optimizer.lr=", "optimizer.momentum="]),
+        ("cnnbench optimizer=momentum optimizer.m", ["optimizer.maximize=", "optimizer.momentum="]),
+        ("cnnbench optimizer.am", ["optimizer.amsgrad="]),
+        ("cnnbench optimizer.amsgrad=", ["optimizer.amsgrad=false", "optimizer.amsgrad=true"]),
+        ("cnnbench optimizer.par", []),
+        ("cnnbench optimizer=muon optimizer.nest", ["optimizer.nesterov="]),
+        ("cnnbench model=document_cnn model.conv", ["model.conv_dropout=", "model.convs="]),
+        ("cnnbench model.activation=t", ["model.activation=tanh"]),
+        ("cnnbench model.pooling=", ["model.pooling=avg", "model.pooling=max", "model.pooling=none"]),
+        ("cnnbench model=resnet18 model.", ["model._target_="]),
+        ("cnnbench data.normalize=", ["data.normalize=none", "data.normalize=standard", "data.normalize=unit"]),
+        ("cnnbench loss=", ["loss=cross_entropy", "loss=squared_error"]),
+        ("cnnbench epochs=", []),
+        ("cnnbench scheduler=cosine scheduler.eta", ["scheduler.eta_min="]),
+        ("cnnbench compare nowhere baseline=", []),
         ("cnnbench lr=oops optimizer.b", ["optimizer.betas="]),
         ("cnnbench search.fi", ["search.filters="]),
         ("cnnbench logger.tensorboard.r", ["logger.tensorboard.root_dir="]),
@@ -43,12 +61,26 @@ from cnnbench.cli.completion import OPTIONS, candidates
         ("cnnbench compare ", []),
         ("cnnbench compare runs ba", ["baseline="]),
         ("cnnbench compare runs by=opt", ["by=optimizer"]),
-        ("cnnbench compare --", ["--cfg", "--help", "--json"]),
+        ("cnnbench compare --", ["--cfg", "--dry-run", "--help", "--json"]),
         ("cnnbench show runs/", []),
     ],
 )
 def test_candidates(line: str, offered: list[str]) -> None:
     assert candidates(line) == offered
+
+
+def test_contestants_are_offered_as_baselines(here: Path) -> None:
+    write(here / "runs", *(made(f"optimizer={name} seed={seed}") for name in ("sgd", "adam") for seed in (1, 2)))
+    assert candidates("cnnbench compare runs baseline=") == ["baseline=adam", "baseline=sgd"]
+    assert candidates("cnnbench compare --json runs baseline=a") == ["baseline=adam"]
+
+
+def test_arguments_are_read_from_the_source() -> None:
+    for target, given in (("torch.optim.SGD", torch.optim.SGD), ("cnnbench.models.PlainCNN", PlainCNN)):
+        assert list(arguments(target)) == list(inspect.signature(given).parameters)
+    assert arguments("cnnbench.models.PlainCNN")["activation"] == list(ACTIVATIONS)
+    assert list(arguments("torch.optim.lr_scheduler.LambdaLR"))[:2] == ["optimizer", "lr_lambda"]
+    assert arguments("torch.optim.Nothing") == arguments("nowhere.Nothing") == arguments("Nothing") == {}
 
 
 def test_an_empty_word_may_become_anything_that_starts_a_command() -> None:
@@ -61,7 +93,7 @@ def test_a_users_own_options(here: Path) -> None:
     (here / "mine" / "optimizer").mkdir(parents=True)
     (here / "mine" / "optimizer" / "mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.1\ndampening: 0.5\n")
     assert candidates("cnnbench --config-dir mine optimizer=mi") == ["optimizer=mine"]
-    assert candidates("cnnbench --config-dir mine optimizer=mine optimizer.d") == ["optimizer.dampening="]
+    assert candidates("cnnbench --config-dir mine optimizer=mine optimizer.da") == ["optimizer.dampening="]
 
 
 def test_each_commands_options_are_offered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,8 +60,25 @@ def test_without_bars_there_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: py
     with progress.Sweep(1, 3) as sweep:
         line = sweep.line()
         line.start("adam-seed0", 3)
-        line.epoch({"epoch": 1, "train_loss": 0.5, "val_acc": 0.25, "images_per_second": 100.0})
-    assert "adam-seed0: epoch 1/3, training loss 0.500, validation accuracy 25.00%" in capfd.readouterr().err
+        line.epoch({"epoch": 1, "train_loss": 0.5, "val_acc": 0.25, "images_per_second": 100.0, "seconds": 90.0})
+    said = capfd.readouterr().err
+    assert "adam-seed0: epoch 1/3, training loss 0.500, validation accuracy 25.00%" in said
+    assert "100 images/s, about 3 min left" in said  # two more of 90 s each
+
+
+def test_what_will_be_trained_stands_before_the_training(here: Path) -> None:
+    words = "data=digits data.limit=200 batch_size=60 epochs=2 logger=none"
+    shown = terminal(words, TERM="xterm-256color")
+    told = ["loading images ...", "loading torch ...", " on digits: 180 training, 20 validation, 200 test images",
+            "epochs=2, 6 steps in all, on the ", "loading pytorch_lightning ...", "test accuracy"]  # fmt: skip
+    places = [shown.find(each) for each in told]
+    assert -1 not in places
+    assert places == sorted(places)
+    again = terminal(words, TERM="xterm-256color")
+    assert "already done" in again
+    assert "loading torch" not in again
+    for words in ("--help", "list"):
+        assert "loading" not in terminal(words, TERM="xterm-256color")
 
 
 @pytest.mark.parametrize("words", ["list", "list --json", "compare runs", "compare --json runs", "--cfg job", "--help"])

@@ -83,7 +83,7 @@ def test_a_rung_stands_on_the_last_one_kept() -> None:
 def test_climbs_and_leaves_out_what_does_not_pay(command, here: Path, mine: Path) -> None:
     listed = command(f"{UP} --dry-run").out.splitlines()
     assert listed[0] == "15 runs"
-    assert listed[1:5] == ["start: seed=0", "start: seed=1", "start: seed=2", "rate: seed=0"]
+    assert listed[1:5] == ["start: seed=0", "start: seed=1", "start: seed=2", "rate: lr=0.01 seed=0"]
     assert not (here / "runs").exists()
 
     result = command(UP)

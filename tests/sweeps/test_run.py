@@ -202,6 +202,9 @@ def test_a_sweep_goes_on_after_a_diverged_and_a_failed_run(command, here: Path, 
     assert "1 diverged" in result.out
     assert "1 failed" in result.out
 
+    alone = command("data=digits epochs=2 optimizer=sgd lr=1e30").out  # it diverged before its first checkpoint
+    assert alone.splitlines()[-1].endswith(" holds record.json, config.yaml")
+
     again = command("-m data=digits epochs=2 optimizer=sgd lr=1e30,0.1,0.2")  # a result is a result
     assert again.code == 1
     assert again.err.count("already") == 3
@@ -341,9 +344,16 @@ def test_two_processes_do_not_run_one_experiment_twice(command, here: Path) -> N
 
     command("data=digits epochs=1")
     first = record(here)
-    lock = FileLock(here / "runs" / "default" / first["run_id"] / ".lock", thread_local=False)
+    path = here / "runs" / "default" / first["run_id"] / "record.json"
+    lock = FileLock(path.parent / ".lock", thread_local=False)
     lock.acquire()
-    Timer(3, lock.release).start()
+    path.write_text(json.dumps(first | {"status": "interrupted"}))  # the other process is still at it
+
+    def end() -> None:
+        path.write_text(json.dumps(first))
+        lock.release()
+
+    Timer(3, end).start()
     result = command("-m data=digits epochs=1 seed=0,1")
     assert result.code == 0
     lines = [line for line in result.err.splitlines() if "-seed" in line]

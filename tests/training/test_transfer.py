@@ -104,3 +104,14 @@ def test_an_ensemble_is_trained_as_one(command, here: Path) -> None:
     accuracies = [(logits.argmax(1) == labels).float().mean().item() for logits in single]
     assert found["test"]["members"] == pytest.approx(accuracies, abs=0.003)
     assert found["test"]["acc"] == pytest.approx((whole.argmax(1) == labels).float().mean().item(), abs=0.003)
+
+
+@pytest.mark.parametrize(
+    "content", [{"conv1.weight": torch.zeros(2)}, [1, 2], {"model": 5}], ids=["weights", "list", "five"]
+)
+def test_a_file_that_is_no_checkpoint_of_a_run_is_one_line(command, here: Path, content: object) -> None:
+    torch.save(content, here / "plain.pth")
+    result = command("data=digits model.init_from=plain.pth")
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert "plain.pth" in result.err
+    assert "checkpoint" in result.err
