@@ -114,9 +114,9 @@ def _print_configs(jobs: list[Job], comments: list[str]) -> None:
 
 
 def _print_config_of(run: Path) -> int:
-    from cnnbench.results.records import of_run
+    from cnnbench.results.records import of_run, run_folder
 
-    print(as_yaml(of_run(run.expanduser()).config), end="")
+    print(as_yaml(of_run(run_folder(run)).config), end="")
     return 0
 
 
@@ -240,21 +240,25 @@ def _preview(words: list[str]) -> int:
     return 0
 
 
+RUN = "runs/NAME/RUN, the beginning of its name, or runs/NAME if it holds one run"
+
+
 def _predict(words: list[str]) -> int:
     parser = command_parser("predict", "Names the class of each image.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     options = parser.parse_args(words)
-    if not (options.run / "record.json").exists():
-        raise ConfigError(f"{options.run}: holds no run (no record.json).")
+    if options.cfg:
+        return _print_config_of(options.run)
+    from cnnbench.results.records import run_folder
+
+    run = run_folder(options.run)
     for path in options.images:
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such image.")
-    if options.cfg:
-        return _print_config_of(options.run)
     from cnnbench.training.prediction import predict
 
-    for path, ranked in predict(options.run, options.images):
+    for path, ranked in predict(run, options.images):
         print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in ranked[:3]))
     return 0
 
@@ -275,14 +279,15 @@ def _list(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     parser = command_parser("show", "Shows a run.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
     parser.add_argument("--json", action="store_true", help="the record itself, for scripts")
     options = parser.parse_args(words)
     if options.cfg:
         return _print_config_of(options.run)
     from cnnbench.report.listing import show_run
+    from cnnbench.results.records import run_folder
 
-    show_run(options.run.expanduser(), options.json)
+    show_run(run_folder(options.run), options.json)
     return 0
 
 

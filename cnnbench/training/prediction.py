@@ -18,16 +18,17 @@ def load(run_folder: str | Path) -> nn.Module:
     """Loads the model of a run with the weights of its best epoch.
 
     Args:
-        run_folder: the run's folder, `runs/NAME/RUN`.
+        run_folder: `runs/NAME/RUN`, the beginning of its name, or `runs/NAME` if it holds one run.
 
     Returns:
         A module in evaluation mode. It takes images (n, channels, height, width) of bytes or floats from 0 to 255,
         normalises them as in training, and returns logits (n, classes).
 
     Raises:
-        ConfigError: the folder holds no run with a trained model, or a damaged one.
+        ConfigError: there is no such run, or it has no trained model or a damaged one.
     """
-    return _model(Path(run_folder), _record(Path(run_folder)))
+    folder = records.run_folder(Path(run_folder))
+    return _model(folder, _record(folder))
 
 
 def predict(run_folder: Path, paths: list[Path]) -> list[tuple[Path, list[tuple[str, float]]]]:
