@@ -35,7 +35,7 @@ SKIPPED = ("cd", "git", "pip", "pytest", "uv")
 
 SHOWN = {
     "train": r"test accuracy \d|Accuracy  |\d runs$|^optimizer:", "tune": r"^runs/\S+/report.html",
-    "compare": "Verdicts", "list": " done ", "predict": r": (\w+ [\d.]+%, )+", "preview": "preview.png", "show": "Epochs",
+    "compare": "Verdicts", "export": "images get the same class", "list": " done ", "predict": r": (\w+ [\d.]+%, )+", "preview": "preview.png", "show": "Epochs",
 }  # fmt: skip
 """What each command prints, among other things."""
 
@@ -119,7 +119,7 @@ def test_commands_within_sentences(page: str, command, monkeypatch: pytest.Monke
         if isinstance(step, File):
             step.write()
     for words in (typed.replace("NAME", "quickstart").split() for typed in inline_commands(PAGES[page])):
-        if words[0] not in ("compare", "list", "predict", "show"):  # these need runs
+        if words[0] not in ("compare", "export", "list", "predict", "show"):  # these need runs
             cnnbench(command, [*words, "--cfg", "job"])
 
 

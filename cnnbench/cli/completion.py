@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbench.analysis.tuning import SAMPLERS
 from cnnbench.config.composition import config_source
+from cnnbench.config.formats import FORMATS
 from cnnbench.config.keys import GROUPS
 from cnnbench.errors import ConfigError
 
@@ -52,8 +53,9 @@ complete -c cnnbench -f -a '(__cnnbench)'
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
     "compare": ("--json", "--cfg", "--help"),
+    "export": ("--format", "--cfg", "--help"),
     "list": ("--json", "--cfg", "--help"),
-    "predict": ("--cfg", "--help"),
+    "predict": ("--json", "--cfg", "--help"),
     "preview": ("--cfg", "--config-dir", "--help"),
     "show": ("--json", "--cfg", "--help"),
     "tune": ("--cfg", "--config-dir", "--help"),
@@ -64,7 +66,7 @@ _SETTINGS = {
     "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
-_VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
+_VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--format": tuple(FORMATS), "--config-dir": ()}
 
 
 def candidates(line: str) -> list[str]:

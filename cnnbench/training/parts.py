@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from cnnbench.config.schema import Augment, Config
 from cnnbench.config.targets import Spec, build, check, locate
 from cnnbench.data.augmentation import Augmentation
-from cnnbench.data.datamodule import ImageData, Normalize
+from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
+from cnnbench.data.normalization import Normalize
 from cnnbench.errors import ConfigError
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import optimizers, regularizers, transfer

@@ -8,8 +8,9 @@ import torch
 
 from cnnbench.config.schema import Augment, Data
 from cnnbench.data.augmentation import Augmentation, mixing
-from cnnbench.data.datamodule import ImageData, Normalize, split, statistics
+from cnnbench.data.datamodule import ImageData, split, statistics
 from cnnbench.data.images import ImageSet
+from cnnbench.data.normalization import Normalize
 from cnnbench.errors import ConfigError
 
 
