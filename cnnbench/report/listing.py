@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cnnbench.config.schema import Config
 from cnnbench.errors import ConfigError, RecordError
+from cnnbench.report.commands import command_of
 from cnnbench.report.tables import Sheet
 from cnnbench.report.terminal import print_sheet
 from cnnbench.results import identity, records
@@ -91,7 +92,7 @@ def show_list(folder: Path, as_json: bool) -> None:
 
 
 def show_run(folder: Path, as_json: bool) -> None:
-    """Prints a run's settings, its epochs and its test result.
+    """Prints a run's settings, its epochs, its test result and the command that runs it again.
 
     Raises:
         ConfigError: the folder holds no run, or a damaged record.
@@ -116,6 +117,9 @@ def show_run(folder: Path, as_json: bool) -> None:
         shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
+    if (command := command_of([record])) is not None:
+        console.print("How to run it again", style="bold")
+        console.print(command, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console() -> Console:

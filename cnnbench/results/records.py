@@ -191,6 +191,8 @@ class Record:
     """The words on the command line that give this run alone; None in records of version 1."""
     config_dir: str | None = None
     """The folder of the user's own configs, as typed after `--config-dir`."""
+    python_path: str | None = None
+    """PYTHONPATH, if the config names classes that are only found through it."""
     config: dict[str, Any]
     """All keys, as in `config.yaml`. A record of an older version may have fewer of them."""
     choices: dict[str, str]

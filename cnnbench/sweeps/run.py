@@ -17,6 +17,7 @@ from torch import nn
 
 from cnnbench.config.composition import Job, as_yaml
 from cnnbench.config.schema import Config
+from cnnbench.config.targets import python_path
 from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
@@ -203,6 +204,7 @@ class _Run:
             run_id=self.folder.name,
             overrides=list(self.job.typed),
             config_dir=self.job.config_dir,
+            python_path=python_path(asdict(config)),
             config=asdict(config),
             choices=self.job.choices,
             protocol=records.Protocol(
