@@ -319,7 +319,7 @@ def run_folder(path: Path) -> Path:
         beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
         names = [place.name for place in beside if place.is_dir() and place.name[0] != "."]
         places = [path.with_name(name) for name in names if name.startswith(path.name)]
-        problem = f"there is no such run.{nearest(path.name, names[:MOST_NAMED])}"
+        problem = f"there is no such run.{nearest(path.name, names[:MOST_NAMED]) if names else ''}"
     runs = [found.parent for place in places for found in find(place)]
     if not runs:
         raise ConfigError(f"{path}: {problem}")
