@@ -11,11 +11,27 @@ from cnnbench.errors import CheckpointError, CnnbenchError, ConfigError, RecordE
 if TYPE_CHECKING:
     from cnnbench.config.schema import Data
     from cnnbench.data.images import ImageSet
-    from cnnbench.training.prediction import load
+    from cnnbench.training.prediction import Prediction, TrainedModel, load
 
-__all__ = ["CheckpointError", "CnnbenchError", "ConfigError", "Data", "ImageSet", "RecordError", "load"]
+__all__ = [
+    "CheckpointError",
+    "CnnbenchError",
+    "ConfigError",
+    "Data",
+    "ImageSet",
+    "Prediction",
+    "RecordError",
+    "TrainedModel",
+    "load",
+]
 
-_HOMES = {"Data": "config.schema", "ImageSet": "data.images", "load": "training.prediction"}
+_HOMES = {
+    "Data": "config.schema",
+    "ImageSet": "data.images",
+    "Prediction": "training.prediction",
+    "TrainedModel": "training.prediction",
+    "load": "training.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,7 @@ SKIPPED = ("cd", "git", "pip", "pytest", "uv")
 SHOWN = {
     "train": r"test accuracy \d|Accuracy  |\d runs$|^optimizer:", "tune": r"^runs/\S+/report.html",
     "compare": "Verdicts", "list": " done ", "predict": r": (\w+ [\d.]+%, )+", "preview": "preview.png", "show": "Epochs",
-    "cache": r"cnnbench/folder: [\d.]+ MB",
+    "cache": r"cnnbench/folder: [\d.]+ MB", "export": "images get the same class",
 }  # fmt: skip
 """What each command prints, among other things."""
 
@@ -120,7 +120,7 @@ def test_commands_within_sentences(page: str, command, monkeypatch: pytest.Monke
         if isinstance(step, File):
             step.write()
     for words in (typed.replace("NAME", "quickstart").split() for typed in inline_commands(PAGES[page])):
-        if words[0] not in ("compare", "list", "predict", "show"):  # these need runs
+        if words[0] not in ("compare", "export", "list", "predict", "show"):  # these need runs
             cnnbench(command, [*words, "--cfg", "job"])
 
 

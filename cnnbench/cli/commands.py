@@ -4,7 +4,9 @@ Slow modules are imported only after the words have been checked.
 """
 
 import itertools
+import json
 import math
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
 from cnnbench.config.engines import Engine
+from cnnbench.config.formats import FORMATS, check_format
 from cnnbench.config.keys import GROUPS
 from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
@@ -151,9 +154,9 @@ def _print_configs(jobs: list[Job], comments: list[str], group: str | None = Non
 
 
 def _print_config_of(run: Path) -> int:
-    from cnnbench.results.records import of_run
+    from cnnbench.results.records import of_run, run_folder
 
-    print(as_yaml(of_run(run.expanduser()).config), end="")
+    print(as_yaml(of_run(run_folder(run)).config), end="")
     return 0
 
 
@@ -306,22 +309,58 @@ def _preview(words: list[str]) -> int:
     return 0
 
 
+RUN = "runs/NAME/RUN, the beginning of its name, or runs/NAME if it holds one run"
+
+
 def _predict(words: list[str]) -> int:
     parser = command_parser("predict", "Names the class of each image.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
-    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parser.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="images, and folders of images")
+    parser.add_argument("--json", action="store_true", help="the probabilities of all classes, for scripts")
     options = parser.parse_args(words)
-    if not (options.run / "record.json").exists():
-        raise ConfigError(f"{options.run}: holds no run (no record.json).")
-    for path in options.images:
-        if not path.is_file():
-            raise ConfigError(f"{path}: there is no such image.")
     if options.cfg:
         return _print_config_of(options.run)
+    from cnnbench.results.records import run_folder
+
+    run = run_folder(options.run)
     from cnnbench.training.prediction import predict
 
-    for path, ranked in predict(options.run, options.images):
-        print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in ranked[:3]))
+    rows: list[dict[str, object]] = []
+    code = 0
+    for path, result in predict(run, options.paths):
+        if isinstance(result, ConfigError):
+            print(f"cnnbench: {result}", file=sys.stderr)
+            code = 1
+        elif not options.json:
+            shares = list(result.probabilities.items())[:3]
+            print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in shares))
+        told = {"error": str(result)} if isinstance(result, ConfigError) else asdict(result)
+        rows.append({"path": str(path), **told})
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    return code
+
+
+def _export(words: list[str]) -> int:
+    parser = command_parser("export", "Writes a run's model into its folder, for other programs.")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parser.add_argument("--format", metavar="FORMAT", default="onnx", help=", ".join(FORMATS))
+    options = parser.parse_args(words)
+    if options.cfg:
+        return _print_config_of(options.run)
+    check_format(options.format)
+    from cnnbench.results.records import run_folder
+
+    run = run_folder(options.run)
+    from cnnbench.training.export import export
+
+    result = export(run, options.format)
+    file = run / FORMATS[options.format].file
+    print(f"{file}: {result.same:,} of {result.images:,} {result.part} images get the same class as from the run's "
+          f"model; largest difference of a probability {result.difference:.1e}")  # fmt: skip
+    if not result.holds:
+        print("cnnbench: the exported model predicts differently, so the file was not written", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -364,20 +403,22 @@ def _cache(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     parser = command_parser("show", "Shows a run.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="runs/NAME/RUN")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
     parser.add_argument("--json", action="store_true", help="the record itself, for scripts")
     options = parser.parse_args(words)
     if options.cfg:
         return _print_config_of(options.run)
     from cnnbench.report.listing import show_run
+    from cnnbench.results.records import run_folder
 
-    show_run(options.run.expanduser(), options.json)
+    show_run(run_folder(options.run), options.json)
     return 0
 
 
 COMMANDS = {
     "cache": _cache,
     "compare": _compare,
+    "export": _export,
     "list": _list,
     "predict": _predict,
     "preview": _preview,

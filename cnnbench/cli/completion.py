@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbench.analysis.tuning import SAMPLERS
 from cnnbench.config.composition import config_source
+from cnnbench.config.formats import FORMATS
 from cnnbench.config.keys import GROUPS, values_of
 from cnnbench.config.signatures import arguments
 from cnnbench.errors import ConfigError
@@ -58,8 +59,9 @@ OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
     "cache": ("--clear", "--cfg", "--help"),
     "compare": ("--json", "--dry-run", "--cfg", "--help"),
+    "export": ("--format", "--cfg", "--help"),
     "list": ("--json", "--cfg", "--help"),
-    "predict": ("--cfg", "--help"),
+    "predict": ("--json", "--cfg", "--help"),
     "preview": ("--cfg", "--config-dir", "--help"),
     "show": ("--json", "--cfg", "--help"),
     "tune": ("--dry-run", "--cfg", "--config-dir", "--help"),
@@ -70,7 +72,7 @@ _SETTINGS = {
     "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
-_VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}
+_VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--format": tuple(FORMATS), "--config-dir": ()}
 
 
 _PASSED = ("params", "model", "image_shape", "classes", "optimizer")

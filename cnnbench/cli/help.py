@@ -22,7 +22,8 @@ cnnbench compare FOLDER... [by=GROUP] [--json]   verdicts, report and figures of
 cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
 cnnbench list [FOLDER] [--json]                  the runs that are done, running or failed, and the best so far
 cnnbench show RUN [--json]                       a run's settings, epochs and test result
-cnnbench predict RUN IMAGE...                    the classes that a trained model predicts
+cnnbench predict RUN PATH... [--json]            the classes that a trained model predicts, of files and folders
+cnnbench export RUN --format onnx                its model as a file: onnx, torchscript, safetensors, torch_export
 cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
 cnnbench cache [--clear]                         where decoded images are kept, and how much disk they take
 

@@ -1,7 +1,11 @@
 """The classes and functions that a YAML file names as `_target_`: found, checked and called."""
 
+import contextlib
 import inspect
+import os
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -82,6 +86,40 @@ def locate(name: str) -> Any:
 def identity_of(target: Any) -> Any:
     """The name of a `_target_` in a run's identity: the first one that it had."""
     return _FORMER.get(target, target)
+
+
+def python_path(config: Any) -> str | None:
+    """The PYTHONPATH without which a `_target_` of this config would not be found; None if all are installed.
+
+    In the current folder `python -m cnnbench` finds them without it, and `cnnbench` does not.
+    """
+    homes = {_home(package) for package in {name.partition(".")[0] for name in _targets(config)} - {"cnnbench"}}
+    given = os.environ.get("PYTHONPATH", "")
+    if any(Path(folder).resolve() in homes for folder in given.split(os.pathsep) if folder):
+        return given
+    return "." if Path.cwd().resolve() in homes else None
+
+
+def _home(package: str) -> Path | None:
+    """The folder in which Python finds a module or package; None for what is no file, such as built-in modules."""
+    with contextlib.suppress(ImportError, ValueError):  # the second for a program's own __main__
+        if (spec := find_spec(package)) is not None:
+            file = spec.origin if spec.has_location else None
+            place = next(iter(spec.submodule_search_locations or ()), file)  # a package may have no __init__.py
+            return None if place is None else Path(place).resolve().parent
+    return None
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """All names that stand as `_target_` in a config, at any depth."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "_target_" and isinstance(value, str):
+                yield value
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)
 
 
 def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str) -> None:

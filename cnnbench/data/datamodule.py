@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cnnbench.config.schema import Data
@@ -117,39 +117,6 @@ def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[f
     mean = total / count
     std = (squares / count - mean**2).clamp_min(0).sqrt()
     return mean.tolist(), torch.where(std > 0, std, 1.0).tolist()
-
-
-class Normalize(nn.Module):
-    """Normalises images: (x - mean) / std.
-
-    Args:
-        mean: per channel, in units of a byte.
-        std: standard deviation per channel, in units of a byte.
-        channels_last: memory layout of the result.
-    """
-
-    scale: Tensor
-    """(channels,), 1 / std."""
-    shift: Tensor
-    """(channels,), -mean / std."""
-    _channels_last: bool
-
-    def __init__(self, mean: list[float], std: list[float], channels_last: bool = True) -> None:
-        super().__init__()
-        self._channels_last = channels_last
-        s = torch.tensor(std, dtype=torch.float64)
-        m = torch.tensor(mean, dtype=torch.float64)
-        self.register_buffer("scale", (1 / s).float())
-        self.register_buffer("shift", (-m / s).float())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalises bytes or floats from 0 to 255, (images, channels, height, width), to floats of this shape."""
-        n, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
-        # Whole rows of pixels at once: one channel after the other takes five times as long.
-        rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
-        result = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-        return result if self._channels_last else result.contiguous()
 
 
 class Shares:

@@ -43,6 +43,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # imported when somebody asks for it: torchvision takes a second
+    if name in _HOMES:  # imported when somebody asks for it: some import torchvision, which takes a second
         return getattr(import_module(f"cnnbench.models.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'cnnbench.models' has no attribute {name!r}")

@@ -5,8 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from cnnbench.analysis.comparison import Comparison
-from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.tuning_results import Tuning
+from cnnbench.results.records import Record
 
 
 def commands_of(comparison: Comparison) -> list[str | None]:
@@ -18,17 +18,18 @@ def commands_of(comparison: Comparison) -> list[str | None]:
     if comparison.ladder is not None:
         start, *rungs = comparison.ladder.rungs
         climbed = {run_id for rung in rungs for run_id in rung.runs}.difference(start.runs)
-    return [_command(c) for c in comparison.contestants if c.runs[0].run_id not in climbed]
+    return [command_of(c.runs) for c in comparison.contestants if c.runs[0].run_id not in climbed]
 
 
-def _command(contestant: Contestant) -> str | None:
-    run = contestant.runs[0]
+def command_of(runs: list[Record]) -> str | None:
+    """The command that was typed for these seeds of one setting; None where the first record is too old to tell."""
+    run = runs[0]
     if run.overrides is None:
         return None
-    seeds = ",".join(str(run.seed) for run in contestant.runs)
+    seeds = ",".join(str(run.seed) for run in runs)
     overrides = [word for word in run.overrides if not word.startswith("seed=")]
-    sweep = ["-m"] if len(contestant.runs) > 1 else []
-    return shlex.join(["cnnbench", *sweep, *overrides, f"seed={seeds}", *_own(run.config_dir)])
+    sweep = ["-m"] if len(runs) > 1 else []
+    return _line([*sweep, *overrides, f"seed={seeds}"], run.config_dir, run.python_path)
 
 
 def fresh_commands(comparison: Comparison) -> list[str]:
@@ -49,7 +50,7 @@ def fresh_commands(comparison: Comparison) -> list[str]:
         if run.overrides is not None and not contestant.tunings:
             words = [word for word in run.overrides if not word.startswith(("seed=", "name=", "runs_dir="))]
             where = [f"name={name}", *([f"runs_dir={config['runs_dir']}"] if config["runs_dir"] != "runs" else [])]
-            found.append(shlex.join(["cnnbench", "-m", *words, f"seed={seeds}", *where, *_own(run.config_dir)]))
+            found.append(_line(["-m", *words, f"seed={seeds}", *where], run.config_dir, run.python_path))
     return [*found, shlex.join(["cnnbench", "compare", str(Path(config["runs_dir"], name))])] if found else []
 
 
@@ -65,8 +66,13 @@ def tune_command(tuning: Tuning) -> str:
     order = [f"trials={plan.trials}", f"seeds={plan.seeds}", f"sampler={plan.sampler}", f"seed={plan.seed}"]
     order += [f"tunings={plan.tunings}"] if tuning.repeated else []
     order += [f"space={plan.space}"] if plan.space else []
-    return shlex.join(["cnnbench", "tune", *plan.words, *swept, *order, *_own(plan.config_dir)])
+    trials = [trial.record for entry in tuning.entries for trial in entry.trials if trial.record is not None]
+    python_path = trials[0].python_path if trials else None
+    return _line(["tune", *plan.words, *swept, *order], plan.config_dir, python_path)
 
 
-def _own(config_dir: str | None) -> list[str]:
-    return [] if config_dir is None else ["--config-dir", config_dir]
+def _line(words: list[str], config_dir: str | None, python_path: str | None) -> str:
+    """A command as a shell takes it, with the folders in which the user's own configs and classes are found."""
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    found = "" if python_path is None else f"PYTHONPATH={shlex.quote(python_path)} "
+    return found + shlex.join(["cnnbench", *words, *own])

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cnnbench.config.schema import Config
 from cnnbench.errors import ConfigError, RecordError
+from cnnbench.report.commands import command_of
 from cnnbench.report.tables import Sheet
 from cnnbench.report.terminal import print_sheet
 from cnnbench.results import identity, records
@@ -97,7 +98,7 @@ def _tested(row: Row) -> str:
 
 
 def show_run(folder: Path, as_json: bool) -> None:
-    """Prints a run's settings, its epochs and its test result.
+    """Prints a run's settings, its epochs, its test result and the command that runs it again.
 
     Raises:
         ConfigError: the folder holds no run, or a damaged record.
@@ -124,6 +125,9 @@ def show_run(folder: Path, as_json: bool) -> None:
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
     elif record.untested:
         console.print(f"Not tested: {record.untested}.", highlight=False, markup=False, soft_wrap=True)
+    if (command := command_of([record])) is not None:
+        console.print("How to run it again", style="bold")
+        console.print(command, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console() -> Console:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.schema import Claim
-from cnnbench.errors import ConfigError, RecordError
+from cnnbench.errors import ConfigError, RecordError, nearest
 from cnnbench.results import decoding
 from cnnbench.results.decoding import decode
 from cnnbench.results.identity import experiment
@@ -195,6 +195,8 @@ class Record:
     """The words on the command line that give this run alone; None in records of version 1."""
     config_dir: str | None = None
     """The folder of the user's own configs, as typed after `--config-dir`."""
+    python_path: str | None = None
+    """PYTHONPATH, if the config names classes that are only found through it."""
     config: dict[str, Any]
     """All keys, as in `config.yaml`. A record of an older version may have fewer of them."""
     choices: dict[str, str]
@@ -318,17 +320,48 @@ def read(path: Path) -> Record:
     return record
 
 
-def of_run(folder: Path) -> Record:
-    """The record of the run in `folder`.
+def run_folder(path: Path) -> Path:
+    """The folder of the run that somebody means by `path`.
+
+    That is the run's folder itself, a folder that holds no other run, or the beginning of either's name.
 
     Raises:
-        ConfigError: the folder holds no run, or a damaged record.
+        ConfigError: there is no such run, or there are several.
     """
-    path = folder / "record.json"
-    if not path.exists():
-        raise ConfigError(f"{folder}: holds no run (no record.json).")
+    path = path.expanduser()
+    if (path / "record.json").exists():
+        return path
+    if path.exists():
+        places, problem = [path], "holds no run (no record.json)."
+    else:
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        names = [place.name for place in beside if place.is_dir() and place.name[0] != "."]
+        places = [path.with_name(name) for name in names if name.startswith(path.name)]
+        problem = f"there is no such run.{nearest(path.name, names[:MOST_NAMED]) if names else ''}"
+    runs = [found.parent for place in places for found in find(place)]
+    if not runs:
+        raise ConfigError(f"{path}: {problem}")
+    if len(runs) > 1:
+        more = ", ..." if len(runs) > MOST_NAMED else ""
+        raise ConfigError(f"{path}: {len(runs)} runs. Name one of {', '.join(map(str, runs[:MOST_NAMED]))}{more}")
+    return runs[0]
+
+
+MOST_NAMED = 5
+"""Runs that an error message names."""
+
+
+def of_run(folder: Path) -> Record:
+    """The record of a run.
+
+    Args:
+        folder: the run's folder, as `run_folder` gives it.
+
+    Raises:
+        ConfigError: its record is damaged.
+    """
     try:
-        return read(path)
+        return read(folder / "record.json")
     except RecordError as error:
         raise ConfigError(str(error)) from None
 

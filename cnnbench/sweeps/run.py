@@ -17,8 +17,10 @@ from torch import nn
 
 from cnnbench.config.composition import Job, as_yaml
 from cnnbench.config.schema import Config
-from cnnbench.data.datamodule import ImageData, Normalize, statistics
+from cnnbench.config.targets import python_path
+from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
+from cnnbench.data.normalization import Normalize
 from cnnbench.errors import Busy, CheckpointError, Diverged, Interrupted, ProcessLost, RecordError
 from cnnbench.models import Ensemble
 from cnnbench.results import records
@@ -29,6 +31,7 @@ from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_
 from cnnbench.runtime.progress import Screen, Sweep
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
+from cnnbench.sweeps import extension
 from cnnbench.sweeps.folders import already, finished, folder_of
 from cnnbench.training import checkpoints, initialisation, parts, regularizers
 from cnnbench.training.epoch import Epoch
@@ -192,6 +195,7 @@ class _Run:
             run_id=self.folder.name,
             overrides=list(self.job.typed),
             config_dir=self.job.config_dir,
+            python_path=python_path(asdict(config)),
             config=asdict(config),
             choices=self.job.choices,
             protocol=records.Protocol(
@@ -266,7 +270,7 @@ class _Run:
 
     def _train_and_test(self) -> None:
         config, folder, module = self.config, self.folder, self.module
-        state = collectives.broadcast(self._saved_state() if self.writes else None)
+        state = collectives.broadcast((self._saved_state() or self._extended_state()) if self.writes else None)
         if state:
             module.history = state.module["history"]
             self._take_history()
@@ -333,6 +337,23 @@ class _Run:
             else:
                 return state
         return None
+
+    def _extended_state(self) -> State | None:
+        """The end of a finished run with fewer epochs, whose best weights become this run's; None without one."""
+        say, name = self.surroundings.screen.say, self.folder.name
+        shorter = extension.shorter_run(self.job, self.images.fingerprint, self.folder)
+        if self.config.force or shorter is None or shorter.folder is None:
+            return None
+        try:
+            state = extension.end_of(shorter, self.job, self.epoch)
+            best = checkpoints.read(shorter.folder / "best.ckpt")
+        except CheckpointError as error:
+            say(f"{name}: starts anew and does not continue {error}")
+            return None
+        checkpoints.write(self.folder / "best.ckpt", best)
+        self._save_state(state)
+        say(f"{name}: continues {shorter.run_id} after epoch {len(shorter.history)}")
+        return state
 
     def save(self) -> None:
         """Writes the record as it is now."""

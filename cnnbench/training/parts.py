@@ -18,8 +18,9 @@ from cnnbench.config.messages import load_yaml
 from cnnbench.config.schema import Augment, Config
 from cnnbench.config.targets import Spec, build, check, locate
 from cnnbench.data.augmentation import Augmentation
-from cnnbench.data.datamodule import ImageData, Normalize
+from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
+from cnnbench.data.normalization import Normalize
 from cnnbench.errors import ConfigError
 from cnnbench.results.records import Sizes
 from cnnbench.runtime.machine import place

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def mean_logits(model: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
@@ -29,26 +29,6 @@ def mean_logits(model: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> 
         return logits
     shifted = _flipped(model, _moved(images, 1)) + _flipped(model, _moved(images, -1))
     return logits / 2 + shifted / 4
-
-
-class Versions(nn.Module):
-    """A model that gives the `mean_logits` of another one.
-
-    Args:
-        model: gives logits (n, classes) for images (n, channels, height, width).
-        tta: `none`, `flip` or `flip_translate`.
-    """
-
-    model: nn.Module
-    tta: str
-
-    def __init__(self, model: nn.Module, tta: str) -> None:
-        super().__init__()
-        self.model, self.tta = model, tta
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Mean logits (n, classes) of images (n, channels, height, width)."""
-        return mean_logits(self.model, images, self.tta)
 
 
 def _flipped(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

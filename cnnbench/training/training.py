@@ -22,8 +22,8 @@ from cnnbench.runtime.progress import REFRESH, Screen
 from cnnbench.training import optimizers
 from cnnbench.training.module import Classifier
 
-VERSION = 2
-"""Of `State`. Version 1 had no number."""
+VERSION = 3
+"""Of `State`. Version 1 had no number; 3 added `stopped`."""
 
 
 @dataclass
@@ -42,13 +42,15 @@ class State:
     """Optimizer steps so far."""
     ended: bool
     """Whether no epoch is left."""
+    stopped: bool = False
+    """Whether a callback has stopped the training, so that more `epochs` would change nothing."""
     version: int = VERSION
     average: dict[str, Any] | None = None
     """What `state_dict` of the average of weights gives; None in states of earlier versions."""
 
     @staticmethod
     def of(saved: dict[str, Any]) -> "State":
-        """The state that a checkpoint holds, of this version or of version 1.
+        """The state that a checkpoint holds, of this version or an earlier one.
 
         Raises:
             CheckpointError: it holds something else.
@@ -67,6 +69,7 @@ class State:
                     callbacks={"stop": stop} if stop else {},
                     steps=0,
                     ended=saved.get("ended", False),
+                    version=1,
                 )
             return State(**saved)
         except (KeyError, TypeError) as error:
@@ -178,6 +181,7 @@ class Training:
             callbacks=states,
             steps=trainer.global_step,
             ended=epochs > trainer.current_epoch and (trainer.should_stop or epochs == self.config.epochs),
+            stopped=trainer.should_stop,
         )
 
     def restore_callbacks(self, state: State) -> None:

@@ -1,6 +1,6 @@
 """Transfer learning: initial weights from an earlier run, and frozen parameters (document 4, section 5).
 
-`model.init_from` names a run's folder or a checkpoint. Parameters of the same name and shape take its weights; the last
+`model.init_from` names a run or a checkpoint. Parameters of the same name and shape take its weights; the last
 layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that are not
 trained.
 """
@@ -12,6 +12,7 @@ from torch import nn
 
 from cnnbench.config.schema import Config
 from cnnbench.errors import CheckpointError, ConfigError, nearest
+from cnnbench.results import records
 from cnnbench.training import checkpoints
 
 KEYS = ("init_from", "init_digest", "freeze")
@@ -21,11 +22,14 @@ KEYS = ("init_from", "init_digest", "freeze")
 def identify(config: Config) -> None:
     """Sets `model.init_digest` to a hash of the weights, which defines the experiment; a path would not.
 
+    `model.init_from` becomes the checkpoint or the folder that is meant: the only run of a folder need not stay so.
+
     Raises:
         ConfigError: there is no such checkpoint.
     """
     if config.model.get("init_from") is not None:
         path = _path(config)
+        config.model["init_from"] = str(path.parent if path.name == "best.ckpt" else path)
         config.model["init_digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
@@ -65,9 +69,12 @@ def load_and_freeze(config: Config, network: nn.Module) -> None:
 
 def _path(config: Config) -> Path:
     path = Path(str(config.model["init_from"])).expanduser()
-    path = path / "best.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(
-            f"model.init_from={config.model['init_from']}: neither a run folder with a checkpoint nor a checkpoint."
-        )
-    return path
+    if path.is_file():
+        return path
+    try:
+        checkpoint = path / "best.ckpt" if (path / "best.ckpt").exists() else records.run_folder(path) / "best.ckpt"
+    except ConfigError as error:
+        raise ConfigError(f"model.init_from={path}: neither a checkpoint nor a run. {error}") from None
+    if not checkpoint.exists():
+        raise ConfigError(f"model.init_from={path}: the run has no best.ckpt.")
+    return checkpoint

@@ -1,15 +1,20 @@
 """The commands of a report: what was typed gives the same runs again."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import all_records
 from made_records import made, write
 
 from cnnbench.analysis.grouping import compare
 from cnnbench.analysis.loading import load, load_ladder, load_tuning
 from cnnbench.config.composition import Composer, config_source
+from cnnbench.config.targets import python_path
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.results import identity
 
@@ -123,3 +128,67 @@ def test_a_tuning_has_its_own(command, here: Path) -> None:
     tuning = load_tuning(here / "runs" / "t")
     assert tuning is not None
     assert tune_command(tuning) == f"cnnbench {words}"
+
+
+MINE = """\
+import torch
+
+
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+"""
+
+
+def pasted(lines: list[str], here: Path) -> str:
+    """What a shell says to these lines, in which `cnnbench` is the program, as it is installed."""
+    (here / "bin").mkdir()
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import cnnbench.cli as c; sys.exit(c.main())"
+    (here / "bin" / "cnnbench").write_text(f'#!/bin/sh\nexec {sys.executable} -P -c {shlex.quote(program)} "$@"\n')
+    (here / "bin" / "cnnbench").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["PATH"] = f"{here / 'bin'}:{environment['PATH']}"
+    script = "\n".join(["set -e", *lines])
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_lines_run_when_they_are_pasted(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, configs = here / "my code", here / "my own" / "optimizer"
+    code.mkdir()
+    configs.mkdir(parents=True)
+    (code / "pasted_optimizer.py").write_text(MINE)
+    (configs / "mine.yaml").write_text("_target_: pasted_optimizer.Mine\nlr: 0.1\n")
+    monkeypatch.setenv("PYTHONPATH", "my code")
+    monkeypatch.syspath_prepend(code)
+    assert command(f"-m {DIGITS} optimizer=mine,sgd seed=0,1 'name=a name' --config-dir 'my own'").code == 0
+    assert command(f"tune {DIGITS} optimizer=mine trials=1 seeds=1 name=tried --config-dir 'my own'").code == 0
+    mine, plain = sorted(commands(here / "runs" / "a name"), key=lambda line: "sgd" in line)
+    assert mine == (
+        f"PYTHONPATH='my code' cnnbench -m {DIGITS} 'name=a name' optimizer=mine seed=0,1 --config-dir 'my own'"
+    )
+    assert plain.startswith("cnnbench -m ")
+    shown = command("show 'runs/a name/mine-lr0.1-seed1'").out.splitlines()
+    assert shown[-2] == "How to run it again"
+    tuning = load_tuning(here / "runs" / "tried")
+    assert tuning is not None
+    before = all_records(here / "runs")
+    said = pasted([mine, shown[-1], tune_command(tuning)], here)
+    assert all_records(here / "runs") == before
+    assert said.count("already done") == 2 + 1 + 1
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [("torch.optim.Adam", None), ("here_alone.Mine", "."), ("nowhere.Mine", None), ("sys.x", None), ("cnnbench.models.PlainCNN", None)],
+)  # fmt: skip
+def test_the_path_that_a_config_needs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, target: str, path: str | None
+) -> None:
+    (here / "here_alone").mkdir()  # without an __init__.py
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.syspath_prepend(here)
+    assert python_path({"callbacks": {"mine": {"a": [{"_target_": target}]}}}) == path
+    monkeypatch.setenv("PYTHONPATH", f"elsewhere:{here}")
+    assert python_path({"model": {"_target_": target}}) == (path and f"elsewhere:{here}")

@@ -69,7 +69,7 @@ def test_show(command, here: Path) -> None:
     ("words", "says"),
     [
         ("list nowhere", "nowhere: there is no such folder."),
-        ("show nowhere", "nowhere: holds no run (no record.json)."),
+        ("show nowhere", "nowhere: there is no such run."),
     ],
 )
 def test_nothing_there(command, here: Path, words: str, says: str) -> None:

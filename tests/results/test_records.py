@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import made
+from made_records import made, write
 
 from cnnbench.config.composition import config_source
-from cnnbench.errors import RecordError
+from cnnbench.errors import ConfigError, RecordError
 from cnnbench.results import identity, records
 from cnnbench.results.decoding import decode
 from cnnbench.runtime import files
@@ -194,3 +194,22 @@ def test_numbers_that_are_whole_stay_whole(tmp_path: Path) -> None:
     record["history"][0]["lr"] = 1
     (tmp_path / "record.json").write_text(json.dumps(record))
     assert json.loads(records.read(tmp_path / "record.json").as_json()) == record
+
+
+def test_a_run_is_found_by_its_folder_or_the_beginning_of_its_name(tmp_path: Path) -> None:
+    adam, sgd, other = made("optimizer=adam"), made("optimizer=sgd"), made("optimizer=sgd seed=1")
+    two, one = write(tmp_path / "two", adam, sgd), write(tmp_path / "one", other)
+    (one / "comparisons").mkdir()
+    write(one / other["run_id"] / ".old", made("optimizer=rmsprop"))  # an earlier result is no run of its own
+    assert records.run_folder(two / sgd["run_id"]) == two / sgd["run_id"]
+    assert records.run_folder(two / "sg") == two / sgd["run_id"]
+    for only in (one, tmp_path / "on", one / "sgd"):
+        assert records.run_folder(only) == one / other["run_id"]
+    for several in (two, tmp_path / "tw"):
+        with pytest.raises(ConfigError) as ambiguous:
+            records.run_folder(several)
+        assert str(ambiguous.value) == (f"{several}: 2 runs. Name one of {two / adam['run_id']}, {two / sgd['run_id']}")
+    with pytest.raises(ConfigError, match=r"two/adma: there is no such run\. Allowed: adam-lr"):
+        records.run_folder(two / "adma")
+    with pytest.raises(ConfigError, match=r"comparisons: holds no run \(no record\.json\)"):
+        records.run_folder(one / "comparisons")

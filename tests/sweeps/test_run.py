@@ -103,7 +103,7 @@ def test_the_saved_model_gives_the_recorded_test_accuracy(command, here: Path) -
     assert re.match(rf"digit\.png: {logits[0].argmax()} \d+\.\d%, ", result.out)
     (here / "broken.png").write_bytes(b"")
     result = command(f"predict {folder} digit.png broken.png")
-    assert result.code == 2
+    assert result.code == 1
     assert result.err == "cnnbench: broken.png: not a readable image.\n"
 
 

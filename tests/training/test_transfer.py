@@ -65,6 +65,26 @@ def test_the_content_of_the_weights_is_part_of_the_identity(command, here: Path)
     assert len(ids) == 2
 
 
+def test_the_only_run_of_a_folder_is_named_by_the_folder(command, here: Path) -> None:
+    small = "data=digits data.limit=60 data.val_fraction=0.2 logger=none epochs=1"
+    assert command(f"{small} name=first").code == 0
+    (source,) = Path("runs/first").iterdir()
+    # As soon as this run has begun, there are two in the folder; it must not look there again.
+    assert command(f"{small} lr=1e-12 model.init_from=runs/first name=first").code == 0
+    (taken,) = (path for path in Path("runs/first").iterdir() if path != source)
+    weights = checkpoints.read(taken / "best.ckpt")["model"]
+    for key, value in checkpoints.read(source / "best.ckpt")["model"].items():
+        torch.testing.assert_close(weights[key], value)
+    assert record(taken)["config"]["model"]["init_from"] == str(source)
+    both = ", ".join(sorted(map(str, (source, taken))))
+    assert command(f"{small} model.init_from=runs/first name=second").err == (
+        f"cnnbench: model.init_from=runs/first: neither a checkpoint nor a run. runs/first: 2 runs. Name one of {both}\n"
+    )
+    source.rename(here / "elsewhere")
+    assert cnnbench.load("runs/first")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert command("show runs/fi").out.splitlines()[0] == f"{taken.name}: done"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
