@@ -146,8 +146,10 @@ def _labels(runs: list[Record]) -> list[str]:
 
 
 def _told(run: Record) -> dict[str, Any]:
-    """What a setting is told by; the run that a model's first weights come from by its name."""
+    """What a setting is told by; the run or file that a model's first weights come from by its name."""
     values = identity.flat(identity.experiment(run.config, "", without=[Decides.REPETITION]))
-    path = Path(run.config["model"].get("init_from") or "none")
     values.pop("model.init_digest", None)
-    return values | {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}
+    for key in ("init_from", "weights"):
+        path = Path(run.config["model"].get(key) or "none")
+        values[f"model.{key}"] = path.parent.name if path.suffix == ".ckpt" else path.name
+    return values

@@ -380,9 +380,9 @@ class Config:
     data: Data = field(default_factory=Data, metadata=_HELD)
     augment: Augment = field(default_factory=Augment, metadata=_SEVERAL)
     model: dict[str, Any] = field(default_factory=dict)
-    """The network. Every network takes two more keys: `init_from` names a finished run or a checkpoint, whose weights
-    are taken where name and shape are the same; `freeze` lists beginnings of names of parameters that are not
-    trained."""
+    """The network. Every network takes three more keys: `init_from` names a finished run or a checkpoint, whose weights
+    are taken where name and shape are the same; `weights` names a file with a `state_dict` instead, or is `DEFAULT` for
+    those that torchvision publishes; `freeze` lists beginnings of names of parameters that are not trained."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`."""
     regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)

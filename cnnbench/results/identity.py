@@ -33,7 +33,8 @@ def experiment(config: dict[str, Any], fingerprint: str, without: Collection[Dec
     # Some values are compared in another place than they are typed in:
     del kept["lr"]  # optimizer.lr is the same
     kept["data"]["fingerprint"] = fingerprint  # in place of the folder that they come from
-    kept["model"].pop("init_from", None)  # model.init_digest is a hash of the weights themselves
+    for path in ("init_from", "weights"):  # model.init_digest is a hash of the weights themselves
+        kept["model"].pop(path, None)
     if kept.get("search", {}).get("method", "none") == "none":  # without a search its other keys decide nothing
         kept["search"] = _NO_SEARCH
     kept |= kept.pop("hardware")

@@ -107,6 +107,18 @@ class Test:
 
 
 @dataclass
+class Layer:
+    """A part of a network whose parameters all start alike, and are all trained or all frozen."""
+
+    name: str
+    """Beginning of the parameters' names, such as `layer1` or `classifier.3`."""
+    parameters: int
+    loaded: bool
+    """Whether they start with the weights of `model.init_from` or `model.weights`, not with new ones."""
+    frozen: bool
+
+
+@dataclass
 class SearchEpoch:
     """An epoch of a joint search."""
 
@@ -199,6 +211,8 @@ class Record:
     data: Data
     parameters: int | None = None
     """Number of trained parameters."""
+    layers: list[Layer] | None = None
+    """What was loaded and frozen; None where all layers start anew and are trained."""
     search: Search | None = None
     history: list[Epoch] = field(default_factory=list)
     best: Best | None = None

@@ -244,7 +244,9 @@ class _Run:
         config = self.config
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
-        transfer.initialise(config, network)
+        self.result.layers = transfer.initialise(config, network) or None
+        if self.result.layers:
+            self.surroundings.screen.say(f"{self.folder.name}: {transfer.in_words(self.result.layers)}")
         if config.hardware.compile:
             network.compile()
         mean, std = statistics(self.images.train, data.split.train, config.data.normalize)

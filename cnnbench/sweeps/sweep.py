@@ -14,6 +14,7 @@ from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
+from cnnbench.report.listing import show_layers
 from cnnbench.report.terminal import show
 from cnnbench.results import records
 from cnnbench.results.records import Record
@@ -196,6 +197,8 @@ def _summary(record: Record, folder: Path) -> None:
     if found := record.search:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip
+    if record.layers:
+        show_layers(record.layers)
     if record.status != "done":
         print(f"{record.status} after {epochs} epochs: {record.reason}")
     if (best := record.best) is not None:
