@@ -56,7 +56,7 @@ def published_weights(name: str) -> Path:
         ConfigError: there is no such network, or its weights can't be downloaded.
     """
     _check(name)
-    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    url = torchvision.models.get_model_weights(name)["DEFAULT"].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not path.exists():
         try:

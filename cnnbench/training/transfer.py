@@ -111,8 +111,8 @@ def _fitting(key: str, path: Path, network: nn.Module) -> dict[str, Tensor]:
     own = {name: value.shape for name, value in network.state_dict().items()}
     found: dict[str, Tensor] = {}
     for prefix in PREFIXES:
-        inner = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-        fits = {n: v for n, v in inner.items() if n in own and isinstance(v, Tensor) and v.shape == own[n]}
+        plain = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+        fits = {n: v for n, v in plain.items() if n in own and isinstance(v, Tensor) and v.shape == own[n]}
         found = max(found, fits, key=len)
     if not found:
         raise ConfigError(f"model.{key}={path}: none of its layers fits this network.")
