@@ -95,6 +95,9 @@ class Data:
     3; accuracies are then optimistic."""
     val_fraction: float = 0.1
     """The share of the training images that `val=split` sets aside, stratified, drawn by the run's seed."""
+    sampler: str = field(default="shuffle", metadata={"rung": True})
+    """`shuffle`: each training image once in an epoch. `balanced`: as many, but each class equally often; images of
+    small classes several times, of large ones others in each epoch."""
     in_memory: bool | None = field(default=None, metadata=_ASIDE)
     """Whether the images are one tensor on the training device; false reads them from disk batch by batch, null does so
     only if they would fill half of its memory."""
@@ -108,6 +111,7 @@ class Data:
         _check(self.limit is None or self.limit >= 1, "data.limit", self.limit, "at least 1")
         _check(self.val in ("split", "test"), "data.val", self.val, "split or test")
         _check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "between 0 and 1")
+        _check(self.sampler in ("shuffle", "balanced"), "data.sampler", self.sampler, "shuffle or balanced")
 
 
 @dataclass
@@ -223,14 +227,15 @@ class Stop:
     """Early stopping: when training ends before its last epoch."""
 
     metric: str = "val_loss"
-    """`val_loss` (lower is better) or `val_acc` (higher is better)."""
+    """`val_loss` (lower is better), or `val_acc`, `val_balanced_acc` or `val_macro_f1` (higher is better)."""
     patience: int | None = None
     """Epochs in a row without improvement; null never stops early."""
     min_delta: float = 0.0
     """A smaller change is no improvement."""
 
     def __post_init__(self) -> None:
-        _check(self.metric in ("val_loss", "val_acc"), "stop.metric", self.metric, "val_loss or val_acc")
+        metrics = ("val_loss", "val_acc", "val_balanced_acc", "val_macro_f1")
+        _check(self.metric in metrics, "stop.metric", self.metric, f"{', '.join(metrics[:-1])} or {metrics[-1]}")
         _check(self.patience is None or self.patience >= 1, "stop.patience", self.patience, "at least 1")
         _check(0 <= self.min_delta < math.inf, "stop.min_delta", self.min_delta, "at least 0")
 
@@ -402,6 +407,12 @@ class Config:
     """Learning rate; null takes the optimizer's own default."""
     loss: str = "cross_entropy"
     """`cross_entropy`, or `squared_error` (document 2, 3.1) between one-hot labels and the softmax."""
+    class_weights: str = "none"
+    """`balanced`: in training an image of class c counts n / (k n_c) in the loss, where n_c of the n training images
+    are of class c, one of k. All classes then weigh the same, and the weights' mean over the images is 1."""
+    select: str = "val_acc"
+    """What the tested epoch is the best by: `val_acc`, `val_balanced_acc` or `val_macro_f1`. Tunings and ladders decide
+    by the accuracy of that epoch."""
     epochs: int = 50
     """Passes over the training images."""
     batch_size: int = 128
@@ -446,6 +457,11 @@ class Config:
     def __post_init__(self) -> None:
         _check(self.lr is None or (math.isfinite(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
         _check(self.loss in ("cross_entropy", "squared_error"), "loss", self.loss, "cross_entropy or squared_error")
+        _check(self.class_weights in ("none", "balanced"), "class_weights", self.class_weights, "none or balanced")
+        both = self.class_weights == "balanced" and self.data.sampler == "balanced"
+        _check(not both, "class_weights", self.class_weights, "none with data.sampler=balanced, which does the same")
+        selects = ("val_acc", "val_balanced_acc", "val_macro_f1")
+        _check(self.select in selects, "select", self.select, f"{', '.join(selects[:-1])} or {selects[-1]}")
         _check(self.size in ("full", "small"), "size", self.size, "full or small")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

@@ -117,6 +117,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     if test := record.test:
         shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
+        cells[1:1] = [["balanced accuracy", _percent(test.balanced_acc)], ["macro F1", _percent(test.macro_f1)]]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
 
 

@@ -174,7 +174,7 @@ class Joint(Classifier):
         """The loss of a batch as a function of the weights, with or without the penalties."""
         images, labels = batch[:2]
         training = penalised or self._search.level == "single"
-        criterion = self._recipe.loss if training else self._recipe.validation_loss
+        criterion = self._criterion if training else self._recipe.validation_loss
 
         def loss(weights: Weights) -> Tensor:
             total = criterion(functional_call(self.model, weights, (images,)), labels)

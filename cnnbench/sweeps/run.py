@@ -207,7 +207,7 @@ class _Run:
             choices=self.job.choices,
             protocol=records.Protocol(
                 validation=config.data.val,
-                selection="highest validation accuracy, the first of equals",
+                selection=f"highest {records.SELECTED[config.select]}, the first of equals",
                 test="once, with the selected epoch's weights" if config.test else "closed",
             ),
             data=records.Data(
@@ -255,7 +255,8 @@ class _Run:
         self.result.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
-        model, recipe = parts.with_pixels(config, network, mean, std), parts.make_recipe(config, self.epoch)
+        model = parts.with_pixels(config, network, mean, std)
+        recipe = parts.make_recipe(config, self.epoch, data.class_counts)
         self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
         self.callbacks = parts.make_callbacks(config)
 
@@ -314,6 +315,14 @@ class _Run:
         hits = module.confusion.diagonal().tolist()
         per_class = [hit / n if n else None for hit, n in zip(hits, tested, strict=True)]
         result = records.Test(module.test_acc, module.test_loss, per_class, module.confusion.tolist())
+        result.balanced_acc, result.macro_f1 = records.class_means(result.confusion)
+        missed = [name for name, hit, n in zip(self.images.classes, hits, tested, strict=True) if n and not hit]
+        if missed:
+            more = f" and {len(missed) - 10} more" if len(missed) > 10 else ""
+            self.surroundings.screen.say(
+                f"warning: {self.folder.name}: no test image of these classes is classified correctly: "
+                f"{', '.join(missed[:10])}{more}"
+            )
         if isinstance(network := module.model.get_submodule("network"), Ensemble):
             result.members = [self._accuracy(member) for member in network.members]
         return result
@@ -350,7 +359,7 @@ class _Run:
 
     def _take_history(self) -> None:
         self.result.history = decode(list[records.Epoch], self.module.history)
-        self.result.best = records.best(self.result.history)
+        self.result.best = records.best(self.result.history, self.config.select)
 
     def _save_state(self, state: State) -> None:
         if self.writes:

@@ -1,6 +1,7 @@
 """The parts that a config names, built and checked: model, optimizer, schedule, loss, augmentation, callbacks."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -165,12 +166,19 @@ def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list
     return model.to(memory_format=torch.channels_last) if config.hardware.channels_last else model
 
 
-def make_recipe(config: Config, epoch: Epoch) -> Recipe:
-    """Everything that determines how the parameters are updated."""
+def make_recipe(config: Config, epoch: Epoch, class_counts: list[int]) -> Recipe:
+    """Everything that determines how the parameters are updated.
+
+    Args:
+        config: of the run.
+        epoch: its division into batches and steps.
+        class_counts: training images of each class.
+    """
+    loss = make_loss(config, training=True)
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
-        loss=make_loss(config, training=True),
+        loss=Weighted(loss, class_counts) if config.class_weights == "balanced" else loss,
         validation_loss=make_loss(config, training=False),
         regularizer=config.regularizer,
         clip=config.clip,
@@ -259,6 +267,34 @@ def make_loss(config: Config, training: bool) -> partial[Tensor]:
     return partial(F.cross_entropy, label_smoothing=smoothing)
 
 
+class Weighted(nn.Module):
+    """A loss in which an image of class c counts w_c = n / (k n_c) (King and Zeng 2001): sum w_y L(y) / images.
+
+    n_c of the n training images are of class c, one of k. The sum is divided by the number of images, not by the sum of
+    their weights as in torch's own losses. So a step's gradient is the same however its images are divided into
+    batches.
+
+    Args:
+        loss: `loss(logits, labels, reduction="none")`.
+        class_counts: n_c.
+    """
+
+    weights: Tensor
+    """w_c, (classes,); those of classes without training images are 0."""
+    _loss: Callable[..., Tensor]
+
+    def __init__(self, loss: Callable[..., Tensor], class_counts: list[int]) -> None:
+        super().__init__()
+        self._loss = loss
+        counts = torch.tensor(class_counts, dtype=torch.float64)
+        weights = counts.sum() / ((counts > 0).sum() * counts)
+        self.register_buffer("weights", weights.where(counts > 0, 0).float(), persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted loss, of logits (images, classes) and labels (images,)."""
+        return (self.weights[labels] * self._loss(logits, labels, reduction="none")).mean()
+
+
 def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
     """The squared error (y - y_hat)^2, summed over classes (document 2, 3.1).
 
@@ -267,10 +303,12 @@ def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label
     Args:
         logits: (images, classes).
         labels: (images,).
-        reduction: `mean` or `sum` over images.
+        reduction: `mean` or `sum` over images, or `none`.
         label_smoothing: the share of y that is spread over all classes.
     """
     classes = logits.shape[1]
     target = F.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
     errors = (target - logits.float().softmax(1)).square().sum(1)
+    if reduction == "none":
+        return errors
     return errors.sum() if reduction == "sum" else errors.mean()

@@ -52,12 +52,12 @@ def test_an_experiment_by_hand() -> None:
     config = asdict(Config(lr=0.1, optimizer={"lr": 0.1}, model={"dense": [3], "init_from": "a", "init_digest": "b"}))
     whole = identity.experiment(config, "f" * 16)
     assert set(whole) == {
-        "arithmetic", "augment", "batch_size", "callbacks", "clip", "data", "epochs", "loss", "model", "optimizer", "precision",
-        "regularizer", "scheduler", "search", "seed", "stop", "test", "update",
+        "arithmetic", "augment", "batch_size", "callbacks", "class_weights", "clip", "data", "epochs", "loss", "model", "optimizer",
+        "precision", "regularizer", "scheduler", "search", "seed", "select", "stop", "test", "update",
     }  # fmt: skip
     assert whole["data"] == {
         "fingerprint": "f" * 16, "grayscale": False, "image_size": None, "labels": "class", "limit": None,
-        "normalize": "standard", "val": "split", "val_fraction": 0.1,
+        "normalize": "standard", "sampler": "shuffle", "val": "split", "val_fraction": 0.1,
     }  # fmt: skip
     assert whole["model"] == {"dense": [3], "init_digest": "b"}
     assert config["model"]["init_from"] == "a"  # the config itself is left alone
