@@ -130,6 +130,27 @@ class Augment:
     """Side in pixels of the square that is filled."""
     mixup: float = 0.0
     """Images and labels are mixed in pairs, by a share drawn from Beta(mixup, mixup); 0 mixes nothing."""
+    cutmix: float = 0.0
+    """A rectangle of another image, and as much of its label; its area follows from Beta(cutmix, cutmix); 0 mixes
+    nothing. With mixup, each batch is mixed by one of the two."""
+    vertical_flip: bool = False
+    """Whether images are mirrored top to bottom, with probability 1/2."""
+    resized_crop: float = 0.0
+    """A part of the image is scaled to the whole size: the smallest part, as a share of the area; 0 crops nothing."""
+    brightness: float = 0.0
+    """Largest change of the factor of brightness, which is 1."""
+    contrast: float = 0.0
+    """Largest change of the factor of contrast."""
+    saturation: float = 0.0
+    """Largest change of the factor of saturation; grey images have none."""
+    hue: float = 0.0
+    """Largest turn of the hue to either side, as a share of the circle of colours."""
+    randaugment: int = 0
+    """Number of random operations for each image, all at `magnitude`; 0 does none."""
+    magnitude: float = 9.0
+    """Strength of RandAugment's operations."""
+    trivialaugment: bool = False
+    """Whether each image gets one random operation of random strength."""
 
     def __post_init__(self) -> None:
         flips = ("none", "random", "alternating")
@@ -138,7 +159,15 @@ class Augment:
         _check(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "from 0 to 180 degrees")
         _check(0 <= self.shift <= 1, "augment.shift", self.shift, "from 0 to 1")
         _check(self.cutout >= 0, "augment.cutout", self.cutout, "at least 0")
-        _check(math.isfinite(self.mixup) and self.mixup >= 0, "augment.mixup", self.mixup, "at least 0")
+        for key in ("mixup", "cutmix"):
+            value = getattr(self, key)
+            _check(math.isfinite(value) and value >= 0, f"augment.{key}", value, "at least 0")
+        for key in ("resized_crop", "brightness", "contrast", "saturation"):
+            value = getattr(self, key)
+            _check(0 <= value <= 1, f"augment.{key}", value, "from 0 to 1")
+        _check(0 <= self.hue <= 0.5, "augment.hue", self.hue, "from 0 to 0.5")
+        _check(self.randaugment >= 0, "augment.randaugment", self.randaugment, "at least 0")
+        _check(0 <= self.magnitude <= 30, "augment.magnitude", self.magnitude, "from 0 to 30")
 
 
 @dataclass

@@ -76,7 +76,8 @@ class Joint(Classifier):
     `search.level=single`: both step on the training batch, with gradients at the same Theta and H.
 
     With `search.order=second` the step from Theta to Theta' is plain gradient descent on the augmented batch, with the
-    penalties and the current learning rate, but without momentum, mixup and the rest of the real step.
+    penalties and the current learning rate, but without momentum, mixup, CutMix and the rest of the real
+    step.
 
     Args:
         *classifier: the arguments of `Classifier`.

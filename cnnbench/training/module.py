@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from cnnbench.config.schema import Regularizer
-from cnnbench.data.augmentation import Augmentation, mixing
+from cnnbench.data.augmentation import Augmentation, mixed
 from cnnbench.data.datamodule import Batch
 from cnnbench.errors import Diverged
 from cnnbench.results.records import class_means
@@ -94,6 +94,8 @@ class Recipe:
     """Largest length of a step's change of the parameters."""
     mixup: float = 0.0
     """Mixup's alpha; 0 turns it off."""
+    cutmix: float = 0.0
+    """CutMix's alpha; 0 turns it off."""
 
 
 @dataclass
@@ -233,9 +235,9 @@ class Classifier(pl.LightningModule):
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
-        if self._recipe.mixup:
-            share, partner = mixing(len(labels), self._recipe.mixup, self._generator)
-            logits = self.model(torch.lerp(images[partner].float(), images.float(), share))
+        if self._recipe.mixup or self._recipe.cutmix:
+            images, share, partner = mixed(images, self._recipe.mixup, self._recipe.cutmix, self._generator)
+            logits = self.model(images)
             loss = share * self._criterion(logits, labels) + (1 - share) * self._criterion(logits, labels[partner])
         else:
             logits = self.model(images)

@@ -184,6 +184,7 @@ def make_recipe(config: Config, epoch: Epoch, class_counts: list[int]) -> Recipe
         clip=config.clip,
         max_step=config.update.max_step,
         mixup=config.augment.mixup,
+        cutmix=config.augment.cutmix,
     )
 
 
@@ -195,7 +196,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
         images: number of training images.
         mean: value of cut-out pixels, 0 to 255, per channel.
     """
-    if replace(config.augment, mixup=0) == Augment():
+    if replace(config.augment, mixup=0, cutmix=0) == Augment():
         return None
     return Augmentation(config.augment, images, mean, derived_seed(config.seed, Stream.MIRROR))
 

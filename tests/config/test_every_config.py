@@ -44,11 +44,17 @@ class Case:
 
 
 TABLE = {
+    "augment/colour_jitter": Case(),
+    "augment/cutmix": Case(),
     "augment/cutout": Case(),
     "augment/document": Case(),
     "augment/flip_crop": Case(),
     "augment/mixup": Case(),
     "augment/none": Case(),
+    "augment/randaugment": Case(),
+    "augment/resized_crop": Case(),
+    "augment/trivialaugment": Case(),
+    "augment/vertical_flip": Case(),
     "callbacks/ema": Case(),
     "callbacks/lr_monitor": Case(),
     "callbacks/none": Case(),
