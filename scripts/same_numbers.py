@@ -4,7 +4,8 @@
     python scripts/same_numbers.py ../before .
 
 A change that only moves code, or makes it faster without changing the arithmetic, passes. Seconds and images/s are left
-out, as they differ each time, and so is what only the later checkout's records have. Each command runs on scikit-learn's digits with one thread. Exit code 1 if any differ.
+out, as they differ each time, and so is what only the later checkout's records have. Each command runs on
+scikit-learn's digits with one thread. Exit code 1 if any differ.
 """
 
 import argparse

@@ -316,13 +316,6 @@ class _Run:
         per_class = [hit / n if n else None for hit, n in zip(hits, tested, strict=True)]
         result = records.Test(module.test_acc, module.test_loss, per_class, module.confusion.tolist())
         result.balanced_acc, result.macro_f1 = records.class_means(result.confusion)
-        missed = [name for name, hit, n in zip(self.images.classes, hits, tested, strict=True) if n and not hit]
-        if missed:
-            more = f" and {len(missed) - 10} more" if len(missed) > 10 else ""
-            self.surroundings.screen.say(
-                f"warning: {self.folder.name}: no test image of these classes is classified correctly: "
-                f"{', '.join(missed[:10])}{more}"
-            )
         if isinstance(network := module.model.get_submodule("network"), Ensemble):
             result.members = [self._accuracy(member) for member in network.members]
         return result

@@ -182,7 +182,17 @@ def _line(record: Record) -> str:
     if record.status != "done" or record.best is None:
         return f"{record.run_id}: {record.status}: {record.reason}"
     test = "" if record.test is None else f", test {record.test.acc:.2%}"
-    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}"
+    missed = f"; no correct image of: {names}" if (names := _missed(record)) else ""
+    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}{missed}"
+
+
+def _missed(record: Record) -> str:
+    """The classes of which no test image is classified correctly, the first ten by name; empty if there are none."""
+    if record.test is None:
+        return ""
+    shares = zip(record.data.classes, record.test.per_class, strict=True)
+    names = [name for name, share in shares if share == 0]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _summary(record: Record, folder: Path) -> None:
@@ -205,6 +215,8 @@ def _summary(record: Record, folder: Path) -> None:
         print(f"best validation accuracy {best.val_acc:.2%}, epoch {best.epoch} of {epochs}")
     if record.test is not None:
         print(f"test accuracy {record.test.acc:.2%} at that epoch")
+        if names := _missed(record):
+            print(f"warning: no test image of these classes is classified correctly: {names}")
     print(f"{record.seconds:.1f} s of training")
     also = "" if found is None else ", conf/model/searched.yaml"
     print(f"{folder}/ holds record.json, config.yaml, best.ckpt and last.ckpt{also}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import record, write_images
+from conftest import all_records, record, write_images
 from made_records import made, write
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
@@ -18,6 +18,7 @@ from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
 from cnnbench.results import records
 from cnnbench.results.decoding import decode
+from cnnbench.sweeps.sweep import _missed
 from cnnbench.training.parts import Weighted, squared_error
 
 
@@ -116,7 +117,7 @@ def test_a_run_on_uneven_classes(command, here: Path) -> None:
             each for each, share in zip(runs[name]["data"]["classes"], test["per_class"], strict=True) if not share
         ]
         assert missed  # the network knows nothing
-        assert f"no test image of these classes is classified correctly: {', '.join(missed)}\n" in result.err
+        assert f"warning: no test image of these classes is classified correctly: {', '.join(missed)}\n" in result.out
     plain, weighted, sampled = (runs[name]["history"][0] for name in ("plain", "weighted", "sampled"))
     assert plain["val_loss"] == pytest.approx(weighted["val_loss"], abs=1e-6)  # without weights
     assert plain["train_loss"] != pytest.approx(weighted["train_loss"], rel=1e-3)
@@ -125,6 +126,21 @@ def test_a_run_on_uneven_classes(command, here: Path) -> None:
     shown = command(f"show runs/plain/{runs['plain']['run_id']}").out
     assert "balanced accuracy" in shown
     assert "macro F1" in shown
+
+
+def test_classes_without_a_correct_image_are_named(command, here: Path, no_figures) -> None:
+    found = decode(records.Record, made())
+    found.data.classes = [f"class {i}" for i in range(15)]
+    found.test.per_class = [None, 0.5, 0.0, *[0.0] * 11, 1.0]  # the first one has no test images
+    assert _missed(found) == ", ".join(f"class {i}" for i in range(2, 12)) + " and 2 more"
+    found.test.per_class = [0.1] * 15
+    assert _missed(found) == ""
+    result = command("-m data=digits data.limit=100 epochs=1 lr=1e-30 seed=0,1")
+    for run in all_records(here):
+        missed = [
+            name for name, share in zip(run["data"]["classes"], run["test"]["per_class"], strict=True) if share == 0
+        ]
+        assert f"; no correct image of: {', '.join(missed)}\n" in result.err
 
 
 def test_selection_and_early_stopping_by_balanced_accuracy(command, here: Path) -> None:
