@@ -1,6 +1,6 @@
 """Measures what an epoch costs besides its steps, in real runs of document 3's CNN.
 
-    python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16]
+    python scripts/bench_epoch.py --root DIR [--epochs 4] [--precision fp32 bf16] [--augment none flip_crop document]
 
 Three figures:
 
@@ -24,14 +24,15 @@ from cnnbench.data.augmentation import Augmentation
 from cnnbench.data.images import ImageSet, load
 from cnnbench.runtime.progress import Sweep
 from cnnbench.sweeps.run import _Run, run
+from cnnbench.training import module
 from cnnbench.training.module import Classifier
 
 SPENT: dict[str, list[float]] = defaultdict(list)
 """Seconds of each call, by name."""
 
 
-def watch(owner: type, method: str, name: str) -> None:
-    """Replaces a method by one that also measures each call, and adds its seconds to `SPENT[name]`."""
+def watch(owner: Any, method: str, name: str) -> None:
+    """Replaces a method or function by one that also measures each call, and adds its seconds to `SPENT[name]`."""
     inner: Callable[..., Any] = getattr(owner, method)
 
     def outer(*arguments: Any) -> Any:
@@ -84,12 +85,14 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="a folder of images as data=folder takes it")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--augment", nargs="+", default=["none", "flip_crop", "document"])
     options = parser.parse_args()
     watch(Augmentation, "__call__", "augmentation")
+    watch(module, "mixed", "augmentation")
     watch(_Run, "_epoch_ended", "writes")
     watch_validation()
     for precision in options.precision:
-        for augment in ("none", "flip_crop", "document"):
+        for augment in options.augment:
             overrides = ["data=folder", f"data.root={options.root}", f"epochs={options.epochs}", f"augment={augment}"]
             overrides += [f"hardware.precision={'32-true' if precision == 'fp32' else 'bf16-mixed'}", "test=false"]
             with config_source(None) as composer:

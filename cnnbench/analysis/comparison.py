@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cnnbench.analysis import exact_tests, stats
-from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.contestants import METRICS, Contestant
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
@@ -39,6 +39,8 @@ class Comparison:
     """The part of the 5 % that the verdicts may use, where seeds were added look by look."""
     tuning: Tuning | None = None
     """How the contestants' settings were found, if they were tuned."""
+    metric: str = "acc"
+    """What the contestants are compared by, one of `METRICS`."""
 
     @property
     def unit(self) -> str:
@@ -51,13 +53,16 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        """What the verdicts are about: `test_acc`, or `val_acc` where the test set stayed closed."""
-        return "test_acc" if any(c.measured("test_acc") for c in self.contestants) else "val_acc"
+        """What the verdicts are about: `test_acc`, or `val_acc` where the test set stayed closed; or another metric."""
+        test = f"test_{self.metric}"
+        return test if any(c.measured(test) for c in self.contestants) else f"val_{self.metric}"
 
     @property
     def judged(self) -> str:
         """Name of the measure that the verdicts are about."""
-        return "test accuracy" if self.measure == "test_acc" else "best validation accuracy"
+        if self.measure.startswith("test_"):
+            return f"test {METRICS[self.metric]}"
+        return f"{'best ' if self.metric == 'acc' else ''}validation {METRICS[self.metric]}"
 
     @property
     def untested(self) -> str:
@@ -81,7 +86,7 @@ class Comparison:
         """
         samples = {c.label: c.samples(self.measure) for c in self.contestants}
         sizes = self.contestants[0].runs[0].data.sizes
-        images = sizes.test if self.measure == "test_acc" else sizes.val
+        images = sizes.test if self.measure.startswith("test_") else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
         pairs = stats.verdicts(samples, self.baseline, 1 / max(images, 1), self.margin, only, self.share)
         finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
@@ -129,13 +134,13 @@ class Comparison:
         if not any(c.done for c in ended) or len(ended) < 2:
             return "There are not two contestants with finished runs. So there is no verdict."
         leader = self.leader
-        mean = leader.mean(self.measure)
+        mean, tested = leader.mean(self.measure), self.measure.startswith("test_")
         if leader.label == self.baseline:
             head = f"The baseline is {leader.label}"
-            head += f", with {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
+            head += f", with {mean:.2%} on the test images" if tested and mean is not None else ""
         else:
-            head = f"{leader.label} has the best validation accuracy"
-            head += f" and {mean:.2%} on the test images" if self.measure == "test_acc" and mean is not None else ""
+            head = f"{leader.label} has the best validation {METRICS[self.metric]}"
+            head += f" and {mean:.2%} on the test images" if tested and mean is not None else ""
         if max(len(c.samples(self.measure)) for c in ended) < 2:
             more = "seed=0,1,2" if self.unit == "seed" else "tunings=3"
             return f"{head}. One {self.unit} does not show how sure a difference is: run at least three, {more}."

@@ -10,6 +10,9 @@ from functools import cached_property
 from cnnbench.analysis import stats
 from cnnbench.results.records import Record
 
+METRICS = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "macro_f1": "macro F1"}
+"""What contestants can be compared by (`metric=`), and its name; each is measured in validation and test."""
+
 
 @dataclass
 class Contestant:
@@ -85,7 +88,7 @@ class Contestant:
 
     def interval(self, measure: str, target: float = math.inf) -> tuple[float, float] | None:
         """95 % interval of that mean, by Student's t; None for fewer than two runs (or tunings)."""
-        bounds = (0.0, 1.0) if measure.endswith("_acc") else (-math.inf, math.inf)
+        bounds = (0.0, 1.0) if measure.endswith(("_acc", "_f1")) else (-math.inf, math.inf)
         values = self._by_tuning(self._finished(measure, target), statistics.fmean)
         return stats.interval(list(values.values()), *bounds)
 
@@ -111,6 +114,12 @@ class Contestant:
         return Counter(run.status for run in self.runs)
 
     @property
+    def uneven(self) -> bool:
+        """Whether the largest class has at least twice the test images of the smallest one."""
+        sizes = [sum(row) for row in self.confusion]
+        return bool(sizes) and max(sizes) >= 2 * min(sizes)
+
+    @property
     def per_class(self) -> list[float | None]:
         """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
         columns = zip(*(run.test.per_class for run in self.done if run.test), strict=True)
@@ -131,7 +140,8 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
         target: a validation accuracy from 0 to 1.
 
     Returns:
-        `test_acc`: at the selected epoch; `val_acc`: the best; `final_val_acc`: that of the last epoch; `train_loss`:
+        `test_acc`, `test_balanced_acc`, `test_macro_f1`: at the selected epoch; `val_acc`, `val_balanced_acc`,
+        `val_macro_f1`: at the selected epoch; `final_val_acc`: that of the last epoch; `train_loss`:
         of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
         one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
         `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained;
@@ -143,7 +153,11 @@ def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
     hit = next((i for i, row in enumerate(history) if row.val_acc >= target), None)
     return {
         "test_acc": run.test.acc if run.test else None,
+        "test_balanced_acc": run.test.balanced_acc if run.test else None,
+        "test_macro_f1": run.test.macro_f1 if run.test else None,
         "val_acc": best.val_acc,
+        "val_balanced_acc": selected.val_balanced_acc,
+        "val_macro_f1": selected.val_macro_f1,
         "final_val_acc": last.val_acc,
         "train_loss": last.train_loss,
         "gap": selected.train_acc - selected.val_acc,

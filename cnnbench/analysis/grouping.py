@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.analysis.comparison import Comparison
-from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.contestants import METRICS, Contestant
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.schema import ROLES, Decides
@@ -30,6 +30,7 @@ def compare(
     margin: float | None = None,
     share: float = 1.0,
     tuning: Tuning | None = None,
+    metric: str = "acc",
 ) -> list[Comparison]:
     """Groups runs into contestants.
 
@@ -45,13 +46,17 @@ def compare(
         share: the part of the 5 % that the verdicts may use.
         tuning: what found the settings. Where it was repeated its contestants are those of the comparison, and runs of
             no winner are left out.
+        metric: what the contestants are ordered and compared by, one of `METRICS`.
 
     Raises:
-        ConfigError: there is no such group or baseline, or the runs can't stand in one table, or none is a winner's.
+        ConfigError: there is no such group, baseline or metric, or the runs can't stand in one table, or none is a
+            winner's.
     """
     groups = sorted({group for run in runs for group in run.choices})
     if by is not None and by not in groups:
         raise ConfigError(f"by={by}: not a group of these runs.{nearest(by, groups)}")
+    if metric not in METRICS:
+        raise ConfigError(f"metric={metric}: nothing that runs are compared by.{nearest(metric, METRICS)}")
     settings: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         parts = identity.experiment(run.config, run.data.fingerprint, without=[Decides.REPETITION])
@@ -82,9 +87,9 @@ def compare(
             for contestant, label in zip(labelled, contestants, strict=True):
                 ended = [run.seed for run in (*contestant.done, *contestant.broken)]
                 contestant.label, contestant.tunings = label, tuning.numbered(label, ended)
-        labelled.sort(key=lambda c: (not c.done, -(c.score("val_acc") or -1.0), c.label))
+        labelled.sort(key=lambda c: (not c.done, -(c.score(f"val_{metric}") or -1.0), c.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, tuple(targets), ladder, margin, share, tuning))
+        comparisons.append(Comparison(title, shown, None, tuple(targets), ladder, margin, share, tuning, metric))
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):
@@ -149,8 +154,10 @@ def _labels(runs: list[Record]) -> list[str]:
 
 
 def _told(run: Record) -> dict[str, Any]:
-    """What a setting is told by; the run that a model's first weights come from by its name."""
+    """What a setting is told by; the run or file that a model's first weights come from by its name."""
     values = identity.flat(identity.experiment(run.config, "", without=[Decides.REPETITION]))
-    path = Path(run.config["model"].get("init_from") or "none")
     values.pop("model.init_digest", None)
-    return values | {"model.init_from": path.parent.name if path.suffix == ".ckpt" else path.name}
+    for key in ("init_from", "weights"):
+        path = Path(run.config["model"].get(key) or "none")
+        values[f"model.{key}"] = path.parent.name if path.suffix == ".ckpt" else path.name
+    return values

@@ -194,15 +194,12 @@ def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
 
 def _compare(words: list[str]) -> int:
     parser = command_parser("compare", "Compares finished runs.")
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65,0.7 | margin=1 | apart=true",
-    )
+    own = "by=GROUP | baseline=CONTESTANT | metric=acc | target=0.65,0.7 | margin=1 | apart=true"
+    parser.add_argument("words", nargs="*", metavar=f"FOLDER | {own}")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
     parser.add_argument("--dry-run", action="store_true", help="list what would be compared; write no files")
     options = parser.parse_intermixed_args(words)
-    allowed = ["by", "baseline", "target", "margin", "apart"]
+    allowed = ["by", "baseline", "metric", "target", "margin", "apart"]
     settings, rest = settings_of(options.words, allowed)
     for word in rest:
         if "=" in word and not Path(word).exists():
@@ -217,10 +214,10 @@ def _compare(words: list[str]) -> int:
     apart = settings.get("apart", "false")
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
-    by, baseline = settings.get("by"), settings.get("baseline")
+    by, baseline, metric = settings.get("by"), settings.get("baseline"), settings.get("metric", "acc")
     if options.cfg:
-        given = {"by": by, "baseline": baseline, "targets": targets, "margin": margin, "apart": apart == "true"}
-        print(as_yaml({"folders": rest, **given}), end="")
+        given = {"by": by, "baseline": baseline, "metric": metric, "targets": targets, "margin": margin}
+        print(as_yaml({"folders": rest, **given, "apart": apart == "true"}), end="")
         return 0
     folders = [Path(word).expanduser() for word in rest]
     from cnnbench.analysis.grouping import compare
@@ -229,7 +226,7 @@ def _compare(words: list[str]) -> int:
     ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
     limit = planned if margin is None else margin / 100
-    comparisons = compare(load(folders), by, baseline, targets, apart == "true", ladder, limit, share, tuning)
+    comparisons = compare(load(folders), by, baseline, targets, apart == "true", ladder, limit, share, tuning, metric)
     if options.json:
         from cnnbench.report.exports import as_json
 

@@ -101,6 +101,9 @@ class Data:
     test_fraction: float = field(default=0.2, metadata=_ASIDE | _IMAGES)  # its images are in the fingerprint
     """The share of the images that are test images where `data.root` doesn't say which: in a folder of classes alone,
     or a CSV file without a column for it. The content of each file decides, so that none ever changes sides."""
+    sampler: str = field(default="shuffle", metadata={"rung": True})
+    """`shuffle`: each training image once in an epoch. `balanced`: as many, but each class equally often; images of
+    small classes several times, of large ones others in each epoch."""
     in_memory: bool | None = field(default=None, metadata=_ASIDE)
     """Whether the images are one tensor on the training device; false reads them from disk batch by batch, null does so
     only if they would fill half of its memory."""
@@ -120,6 +123,7 @@ class Data:
         _check(self.val in (None, "folder", "split", "test"), "data.val", self.val, "folder, split or test")
         for key in ("val_fraction", "test_fraction"):
             _check(0 < getattr(self, key) < 1, f"data.{key}", getattr(self, key), "between 0 and 1")
+        _check(self.sampler in ("shuffle", "balanced"), "data.sampler", self.sampler, "shuffle or balanced")
 
 
 @dataclass
@@ -140,6 +144,27 @@ class Augment:
     """Side in pixels of the square that is filled."""
     mixup: float = 0.0
     """Images and labels are mixed in pairs, by a share drawn from Beta(mixup, mixup); 0 mixes nothing."""
+    cutmix: float = 0.0
+    """A rectangle of another image, and as much of its label; its area follows from Beta(cutmix, cutmix); 0 mixes
+    nothing. With mixup, each batch is mixed by one of the two."""
+    vertical_flip: bool = False
+    """Whether images are mirrored top to bottom, with probability 1/2."""
+    resized_crop: float = 0.0
+    """A part of the image is scaled to the whole size: the smallest part, as a share of the area; 0 crops nothing."""
+    brightness: float = 0.0
+    """Largest change of the factor of brightness, which is 1."""
+    contrast: float = 0.0
+    """Largest change of the factor of contrast."""
+    saturation: float = 0.0
+    """Largest change of the factor of saturation; grey images have none."""
+    hue: float = 0.0
+    """Largest turn of the hue to either side, as a share of the circle of colours."""
+    randaugment: int = 0
+    """Number of random operations for each image, all at `magnitude`; 0 does none."""
+    magnitude: float = 9.0
+    """Strength of RandAugment's operations."""
+    trivialaugment: bool = False
+    """Whether each image gets one random operation of random strength."""
 
     def __post_init__(self) -> None:
         flips = ("none", "random", "alternating")
@@ -149,7 +174,15 @@ class Augment:
         _check(0 <= self.rotation <= 180, "augment.rotation", self.rotation, "from 0 to 180 degrees")
         _check(0 <= self.shift <= 1, "augment.shift", self.shift, "from 0 to 1")
         _check(self.cutout >= 0, "augment.cutout", self.cutout, "at least 0")
-        _check(math.isfinite(self.mixup) and self.mixup >= 0, "augment.mixup", self.mixup, "at least 0")
+        for key in ("mixup", "cutmix"):
+            value = getattr(self, key)
+            _check(math.isfinite(value) and value >= 0, f"augment.{key}", value, "at least 0")
+        for key in ("resized_crop", "brightness", "contrast", "saturation"):
+            value = getattr(self, key)
+            _check(0 <= value <= 1, f"augment.{key}", value, "from 0 to 1")
+        _check(0 <= self.hue <= 0.5, "augment.hue", self.hue, "from 0 to 0.5")
+        _check(self.randaugment >= 0, "augment.randaugment", self.randaugment, "at least 0")
+        _check(0 <= self.magnitude <= 30, "augment.magnitude", self.magnitude, "from 0 to 30")
 
 
 @dataclass
@@ -220,9 +253,14 @@ class Loss:
     reduction: str = "mean"
     """`mean` over the images of a step, or `sum`: the gradient grows with the batch, as if the learning rate did. The
     loss that is shown is always the mean."""
+    class_weights: str = "none"
+    """`balanced`: in training an image of class c counts n / (k n_c) in the loss, where n_c of the n training images
+    are of class c, one of k. All classes then weigh the same, and the weights' mean over the images is 1."""
 
     def __post_init__(self) -> None:
         names = ("cross_entropy", "squared_error")
+        weights = ("none", "balanced")
+        _check(self.class_weights in weights, "loss.class_weights", self.class_weights, "none or balanced")
         _check(self.name in names, "loss.name", self.name, "cross_entropy or squared_error")
         _check(self.reduction in ("mean", "sum"), "loss.reduction", self.reduction, "mean or sum")
 
@@ -290,14 +328,15 @@ class Stop:
     """Early stopping: when training ends before its last epoch."""
 
     metric: str = "val_loss"
-    """`val_loss` (lower is better) or `val_acc` (higher is better)."""
+    """`val_loss` (lower is better), or `val_acc`, `val_balanced_acc` or `val_macro_f1` (higher is better)."""
     patience: int | None = None
     """Epochs in a row without improvement; null never stops early."""
     min_delta: float = 0.0
     """A smaller change is no improvement."""
 
     def __post_init__(self) -> None:
-        _check(self.metric in ("val_loss", "val_acc"), "stop.metric", self.metric, "val_loss or val_acc")
+        metrics = ("val_loss", "val_acc", "val_balanced_acc", "val_macro_f1")
+        _check(self.metric in metrics, "stop.metric", self.metric, f"{', '.join(metrics[:-1])} or {metrics[-1]}")
         _check(self.patience is None or self.patience >= 1, "stop.patience", self.patience, "at least 1")
         _check(0 <= self.min_delta < math.inf, "stop.min_delta", self.min_delta, "at least 0")
 
@@ -448,7 +487,8 @@ class Config:
     augment: Augment = field(default_factory=Augment, metadata=_SEVERAL)
     model: dict[str, Any] = field(default_factory=dict)
     """The network. Every network takes more keys: `init_from` names a finished run or a checkpoint, whose weights are
-    taken where name and shape are the same; `freeze` lists beginnings of names of parameters that are not trained;
+    taken where name and shape are the same; `weights` names a file with a `state_dict` instead, or is `DEFAULT` for
+    those that torchvision publishes; `freeze` lists beginnings of names of parameters that are not trained;
     `whiten` gives the first convolution filters that whiten patches of training images; `dirac` starts all other
     convolutions as identities; `norm_scale` says whether batch norm's scale is trained; `norm_momentum` is the weight
     of a new batch in its running statistics."""
@@ -475,6 +515,9 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     average: Average = field(default_factory=Average)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    select: str = "val_acc"
+    """What the tested epoch is the best by: `val_acc`, `val_balanced_acc` or `val_macro_f1`. Tunings and ladders decide
+    by the accuracy of that epoch."""
     epochs: int = 50
     """Passes over the training images."""
     batch_size: int = 128
@@ -528,6 +571,10 @@ class Config:
             self.evaluation.tta,
             "none with data.labels=rotation: a mirrored image has another angle",
         )
+        both = self.loss.class_weights == "balanced" and self.data.sampler == "balanced"
+        _check(not both, "loss.class_weights", "balanced", "none with data.sampler=balanced, which does the same")
+        selects = ("val_acc", "val_balanced_acc", "val_macro_f1")
+        _check(self.select in selects, "select", self.select, f"{', '.join(selects[:-1])} or {selects[-1]}")
         _check(self.size in ("full", "small"), "size", self.size, "full or small")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

@@ -93,6 +93,22 @@ def _quota(labels: Labels, fraction: float, names: Sequence[str]) -> Labels:
     return quota(fraction)
 
 
+def _balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws as many positions as there are labels, equally many of each class; those left over are of classes by lot.
+
+    Every image of a class is drawn before one is drawn again.
+    """
+    classes = labels.unique()
+    quota = torch.full((len(classes),), len(labels) // len(classes))
+    quota[torch.randperm(len(classes), generator=generator)[: len(labels) % len(classes)]] += 1
+    drawn = []
+    for label, count in zip(classes, quota.tolist(), strict=True):
+        of_class = (labels == label).nonzero().flatten()
+        rounds = range(-(-count // len(of_class)))
+        drawn.append(torch.cat([of_class[torch.randperm(len(of_class), generator=generator)] for _ in rounds])[:count])
+    return torch.cat(drawn)
+
+
 def statistics(images: Bytes, positions: Labels, normalize: str) -> tuple[list[float], list[float]]:
     """The mean and standard deviation that normalise the images, per channel.
 
@@ -235,6 +251,12 @@ class ImageData:
         _, height, width, channels = self._images.train.shape
         return channels, height, width
 
+    @property
+    def class_counts(self) -> list[int]:
+        """How many training images there are of each class."""
+        counts = np.bincount(self._images.train_labels[self.split.train], minlength=len(self._images.classes))
+        return [int(count) for count in counts]
+
     def train_dataloader(self) -> Loader:
         """Training batches in an order that seed and epoch determine."""
         skip, self.skip = self.skip * self._batch_size, 0
@@ -246,9 +268,12 @@ class ImageData:
         return self._batches("train", order, self._batch_size, self.sizes["train"] - skip)
 
     def order(self, epoch: int) -> Tensor:
-        """The positions of the training images in the order of an epoch, counted from 0."""
+        """The positions of the training images in the order of an epoch, counted from 0, as `data.sampler` says."""
         generator = torch.Generator().manual_seed(derived_seed(self._seed, Stream.ORDER, epoch))
-        return torch.from_numpy(self.split.train)[torch.randperm(self.sizes["train"], generator=generator)]
+        drawn = torch.from_numpy(self.split.train)
+        if self._data.sampler == "balanced":
+            drawn = drawn[_balanced(torch.from_numpy(self._images.train_labels)[drawn], generator)]
+        return drawn[torch.randperm(len(drawn), generator=generator)]
 
     def held_out(self, epoch: int) -> Iterator[Batch]:
         """Validation images for one epoch of a search: as many batches as there are training batches, each full.

@@ -22,6 +22,7 @@ def as_csv(comparisons: list[Comparison]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ["test_acc", "val_acc", "final_val_acc", "train_loss", "gap"]
+    names += ["test_balanced_acc", "test_macro_f1", "val_balanced_acc", "val_macro_f1"]
     names += ["best_epoch", "epochs", "images_seen", "seconds", "images_per_second"]
     columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [
         f"target_{unit}_median" for unit in UNITS

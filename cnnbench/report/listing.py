@@ -14,7 +14,7 @@ from cnnbench.report.commands import command_of
 from cnnbench.report.tables import Sheet
 from cnnbench.report.terminal import print_sheet
 from cnnbench.results import identity, records
-from cnnbench.results.records import Record
+from cnnbench.results.records import Layer, Record
 
 
 @dataclass
@@ -116,18 +116,30 @@ def show_run(folder: Path, as_json: bool) -> None:
     said = identity.flat(identity.experiment(record.config, record.data.fingerprint))
     settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]
     print_sheet(console, Sheet("Settings that are not at their default", ["key", "value"], settings, left=2))
+    if record.layers:
+        show_layers(record.layers)
     names = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds"]
     history = [[f"{getattr(row, name):.4g}" for name in names] for row in record.history]
     print_sheet(console, Sheet("Epochs", names, history, left=0))
     if test := record.test:
         shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
+        cells[1:1] = [["balanced accuracy", _percent(test.balanced_acc)], ["macro F1", _percent(test.macro_f1)]]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
     elif record.untested:
         console.print(f"Not tested: {record.untested}.", highlight=False, markup=False, soft_wrap=True)
     if (command := command_of([record])) is not None:
         console.print("How to run it again", style="bold")
         console.print(command, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_layers(layers: list[Layer]) -> None:
+    """Prints which layers of a network were loaded, and which are frozen."""
+    cells = [
+        [each.name, "loaded" if each.loaded else "new", "frozen" if each.frozen else "trained", f"{each.parameters:,}"]
+        for each in layers
+    ]
+    print_sheet(_console(), Sheet("Layers", ["layer", "weights", "", "parameters"], cells, left=3))
 
 
 def _console() -> Console:

@@ -36,6 +36,8 @@ def main_sheets(comparison: Comparison) -> list[Sheet]:
     found += [results(comparison), costs(comparison)]
     if len(comparison.targets) > 1:
         found.append(targets(comparison))
+    if comparison.metric != "acc" or any(c.uneven for c in comparison.contestants):
+        found.insert(-1, class_means(comparison))
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
         if comparison.failures:
@@ -80,6 +82,21 @@ def results(comparison: Comparison) -> Sheet:
     if max((len(c.done) for c in comparison.contestants), default=0) == 1:
         note += " One seed: no interval can be given."
     return Sheet("Accuracy", columns, rows, note)
+
+
+def class_means(comparison: Comparison) -> Sheet:
+    """Balanced accuracy and macro F1 of the finished runs."""
+    measures = [f"{part}_{metric}" for part in ("test", "val") for metric in ("balanced_acc", "macro_f1")]
+    rows = [[c.label, *(_percent(c, measure) for measure in measures)] for c in comparison.contestants]
+    columns = ["contestant", "test balanced accuracy", "test macro F1"]
+    columns += ["validation balanced accuracy", "validation macro F1"]
+    note = (
+        "At the selected epoch, means over seeds with 95 % intervals. Balanced accuracy: the mean over classes of the "
+        "accuracy on a class's images. Macro F1: the mean over classes of 2 hits / (images + predictions)."
+    )
+    if comparison.metric == "acc":
+        note += " metric=balanced_acc and metric=macro_f1 compare by them."
+    return Sheet("Each class counts the same", columns, rows, note)
 
 
 def costs(comparison: Comparison) -> Sheet:

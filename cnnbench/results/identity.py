@@ -35,12 +35,14 @@ def experiment(config: dict[str, Any], fingerprint: str, without: Collection[Dec
     kept["data"]["fingerprint"] = fingerprint  # in place of the folder that they come from
     if kept["data"].get("val") != "test":  # validation images that the folder sets aside are in the fingerprint
         kept["data"]["val"] = "split"
-    kept["model"].pop("init_from", None)  # model.init_digest is a hash of the weights themselves
+    for path in ("init_from", "weights"):  # model.init_digest is a hash of the weights themselves
+        kept["model"].pop(path, None)
     if kept.get("search", {}).get("method", "none") == "none":  # without a search its other keys decide nothing
         kept["search"] = _NO_SEARCH
     kept |= kept.pop("hardware")
     if isinstance(kept["loss"], dict):  # earlier it was a word
-        kept["loss"], kept["loss_reduction"] = kept["loss"]["name"], kept["loss"]["reduction"]
+        loss = kept.pop("loss")
+        kept |= {"loss": loss.pop("name")} | {f"loss_{key}": value for key, value in loss.items()}
     kept["arithmetic"] = ARITHMETIC
     return kept
 

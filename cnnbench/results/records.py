@@ -85,6 +85,10 @@ class Epoch:
     seconds: float
     """Seconds of training, without validation."""
     images_per_second: float
+    val_balanced_acc: float | None = None
+    """Mean over classes of the accuracy on a class's validation images; None in older records."""
+    val_macro_f1: float | None = None
+    """Mean over classes of F1 on the validation images; None in older records."""
 
 
 @dataclass
@@ -108,6 +112,22 @@ class Test:
     """Numbers of images by true class (rows) and predicted class (columns)."""
     members: list[float] | None = None
     """Accuracy of each member of an ensemble."""
+    balanced_acc: float | None = None
+    """Mean over classes of `per_class`. The file of an older record lacks it; it is then computed from `confusion`."""
+    macro_f1: float | None = None
+    """Mean over classes of F1, computed likewise."""
+
+
+@dataclass
+class Layer:
+    """A part of a network whose parameters all start alike, and are all trained or all frozen."""
+
+    name: str
+    """Beginning of the parameters' names, such as `layer1` or `classifier.3`."""
+    parameters: int
+    loaded: bool
+    """Whether they start with the weights of `model.init_from` or `model.weights`, not with new ones."""
+    frozen: bool
 
 
 @dataclass
@@ -207,6 +227,8 @@ class Record:
     """Number of trained parameters."""
     flops: int | None = None
     """Operations of the network's forward pass for one image; None in records of earlier versions."""
+    layers: list[Layer] | None = None
+    """What was loaded and frozen; None where all layers start anew and are trained."""
     search: Search | None = None
     history: list[Epoch] = field(default_factory=list)
     best: Best | None = None
@@ -239,6 +261,8 @@ class Record:
         if self.test:
             lengths = {len(self.test.per_class), len(self.test.confusion), *map(len, self.test.confusion)}
             _require(lengths == {len(self.data.classes)}, "test: its results are not those of the classes")
+            if self.test.balanced_acc is None or self.test.macro_f1 is None:
+                self.test.balanced_acc, self.test.macro_f1 = class_means(self.test.confusion)
 
     @cached_property
     def _reported(self) -> _Reported:
@@ -289,11 +313,39 @@ def _require(fits: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
-def best(history: list[Epoch]) -> Best | None:
-    """The selected epoch: the first one with the highest validation accuracy; None without epochs."""
+def class_means(confusion: list[list[int]]) -> tuple[float, float]:
+    """Balanced accuracy and macro F1, in which each class counts the same, however many images it has.
+
+    Balanced accuracy (Brodersen et al. 2010) is the mean over classes with images of hits / images. Macro F1 is the
+    mean over classes of F1 = 2 hits / (images + predictions); a class that has neither is left out.
+
+    Args:
+        confusion: numbers of images by true class (rows) and predicted class (columns).
+
+    Returns:
+        Both from 0 to 1; 0 without images.
+    """
+    columns = zip(*confusion, strict=True)
+    pairs = enumerate(zip(confusion, columns, strict=True))
+    classes = [(row[i], sum(row), sum(column)) for i, (row, column) in pairs]
+    shares = [hits / images for hits, images, _ in classes if images > 0]
+    f1 = [2 * hits / (images + predicted) for hits, images, predicted in classes if images + predicted > 0]
+    return sum(shares) / max(len(shares), 1), sum(f1) / max(len(f1), 1)
+
+
+SELECTED = {
+    "val_acc": "validation accuracy",
+    "val_balanced_acc": "balanced validation accuracy",
+    "val_macro_f1": "macro F1 of the validation images",
+}
+"""What an epoch can be selected by (`select=`), and its name."""
+
+
+def best(history: list[Epoch], select: str = "val_acc") -> Best | None:
+    """The selected epoch: the first one with the highest value of `select`, one of `SELECTED`; None without epochs."""
     if not history:
         return None
-    row = max(history, key=lambda row: row.val_acc)  # max takes the first of equals
+    row = max(history, key=lambda row: float(getattr(row, select)))  # max takes the first of equals
     return Best(row.epoch, row.val_acc, row.val_loss)
 
 

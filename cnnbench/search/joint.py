@@ -76,7 +76,8 @@ class Joint(Classifier):
     `search.level=single`: both step on the training batch, with gradients at the same Theta and H.
 
     With `search.order=second` the step from Theta to Theta' is plain gradient descent on the augmented batch, with the
-    penalties and the current learning rate, but without momentum, mixup and the rest of the real step.
+    penalties and the current learning rate, but without momentum, mixup, CutMix and the rest of the real
+    step.
 
     Args:
         *classifier: the arguments of `Classifier`.
@@ -174,7 +175,7 @@ class Joint(Classifier):
         """The loss of a batch as a function of the weights, with or without the penalties."""
         images, labels = batch[:2]
         training = penalised or self._search.level == "single"
-        criterion = self._recipe.loss if training else self._recipe.validation_loss
+        criterion = self._criterion if training else self._recipe.validation_loss
 
         def loss(weights: Weights) -> Tensor:
             total = criterion(functional_call(self.model, weights, (images,)), labels)

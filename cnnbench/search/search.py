@@ -178,7 +178,8 @@ class _Search:
         """The arguments for the `Classifier` of a network."""
         config = replace(self.config, epochs=epochs)
         model = parts.with_pixels(config, network, self.mean, self.std)
-        return model, parts.make_recipe(config, self.epoch), self.epoch, self.augment, config.seed
+        recipe = parts.make_recipe(config, self.epoch, self.data.class_counts)
+        return model, recipe, self.epoch, self.augment, config.seed
 
 
 class _Joint(_Search):

@@ -33,7 +33,7 @@ from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
 from cnnbench.sweeps import extension
 from cnnbench.sweeps.folders import already, finished, folder_of
-from cnnbench.training import checkpoints, initialisation, parts, regularizers
+from cnnbench.training import checkpoints, initialisation, parts, regularizers, transfer
 from cnnbench.training.epoch import Epoch
 from cnnbench.training.loggers import Loggers
 from cnnbench.training.module import Classifier
@@ -201,7 +201,7 @@ class _Run:
             protocol=records.Protocol(
                 validation=self.data.validation,
                 tta=config.evaluation.tta,
-                selection="highest validation accuracy, the first of equals",
+                selection=f"highest {records.SELECTED[config.select]}, the first of equals",
                 test="once, with the selected epoch's weights" if self.tests else "closed",
             ),
             data=records.Data(
@@ -241,7 +241,9 @@ class _Run:
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
         some = torch.from_numpy(self.images.train[data.split.train[: initialisation.PATCH_IMAGES]]).permute(0, 3, 1, 2)
-        parts.initialise(config, network, Normalize(mean, std)(some))
+        self.result.layers = parts.initialise(config, network, Normalize(mean, std)(some)) or None
+        if self.result.layers:
+            self.surroundings.screen.say(f"{self.folder.name}: {transfer.in_words(self.result.layers)}")
         self.result.flops = flops(network, data.image_shape)
         if config.hardware.compile:
             network.compile()
@@ -250,7 +252,8 @@ class _Run:
         self.result.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
         augment = parts.make_augmentation(config, len(self.images.train), mean)
         self.epoch = parts.epoch_of(config, data)
-        model, recipe = parts.with_pixels(config, network, mean, std), parts.make_recipe(config, self.epoch)
+        model = parts.with_pixels(config, network, mean, std)
+        recipe = parts.make_recipe(config, self.epoch, data.class_counts)
         self.module = Classifier(model, recipe, self.epoch, augment, config.seed)
         self.callbacks = parts.make_callbacks(config)
 
@@ -309,6 +312,7 @@ class _Run:
         hits = module.confusion.diagonal().tolist()
         per_class = [hit / n if n else None for hit, n in zip(hits, tested, strict=True)]
         result = records.Test(module.test_acc, module.test_loss, per_class, module.confusion.tolist())
+        result.balanced_acc, result.macro_f1 = records.class_means(result.confusion)
         if isinstance(network := module.model.get_submodule("network"), Ensemble):
             result.members = [self._accuracy(member) for member in network.members]
         return result
@@ -362,7 +366,7 @@ class _Run:
 
     def _take_history(self) -> None:
         self.result.history = decode(list[records.Epoch], self.module.history)
-        self.result.best = records.best(self.result.history)
+        self.result.best = records.best(self.result.history, self.config.select)
 
     def _save_state(self, state: State) -> None:
         if self.writes:

@@ -18,6 +18,7 @@ from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
+from cnnbench.report.listing import show_layers
 from cnnbench.report.terminal import show
 from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
@@ -278,7 +279,17 @@ def _line(record: Record) -> str:
     if record.status != "done" or record.best is None:
         return f"{record.run_id}: {record.status}: {record.reason}"
     test = "" if record.test is None else f", test {record.test.acc:.2%}"
-    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}"
+    missed = f"; no correct image of: {names}" if (names := _missed(record)) else ""
+    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}{missed}"
+
+
+def _missed(record: Record) -> str:
+    """The classes of which no test image is classified correctly, the first ten by name; empty if there are none."""
+    if record.test is None:
+        return ""
+    shares = zip(record.data.classes, record.test.per_class, strict=True)
+    names = [name for name, share in shares if share == 0]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _summary(record: Record, folder: Path, headed: bool) -> None:
@@ -300,6 +311,8 @@ def _summary(record: Record, folder: Path, headed: bool) -> None:
     if found := record.search:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip
+    if record.layers:
+        show_layers(record.layers)
     if record.status != "done":
         print(f"{record.status} after {epochs} epochs: {record.reason}")
     if (best := record.best) is not None:
@@ -308,6 +321,8 @@ def _summary(record: Record, folder: Path, headed: bool) -> None:
         tta = record.protocol.tta
         by = "" if tta == "none" else f", with test-time augmentation ({tta})"
         print(f"test accuracy {record.test.acc:.2%} at that epoch{by}")
+        if missed := _missed(record):
+            print(f"warning: no test image of these classes is classified correctly: {missed}")
     elif record.status == "done":
         print(f"not tested: {record.untested}")
     print(f"{record.seconds:.1f} s of training")

@@ -39,21 +39,25 @@ def write(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, its tensors on the CPU.
+    """Reads a checkpoint, or any other file of `torch.save`, its tensors on the CPU.
+
+    Files of torch before 1.6 are no zip archives and have no checksums.
 
     Raises:
         CheckpointError: the file is missing, truncated, damaged or not a checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path}: damaged (checksum of {damaged})")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"{path}: damaged (checksum of {damaged})")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise CheckpointError(f"{path}: not a checkpoint, but a {type(state).__name__}")
     except CheckpointError:
         raise
     except Exception as error:  # on damaged files zipfile and torch raise anything
-        raise CheckpointError(f"{path}: not a complete checkpoint ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise CheckpointError(f"{path}: not a complete checkpoint ({reason})") from None
     return state

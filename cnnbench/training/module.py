@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from cnnbench.config.schema import Regularizer
-from cnnbench.data.augmentation import Augmentation, mixing
+from cnnbench.data.augmentation import Augmentation, mixed
 from cnnbench.data.datamodule import Batch
 from cnnbench.errors import Diverged
+from cnnbench.results.records import class_means
 from cnnbench.runtime import collectives
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import parameter_groups, regularizers
@@ -55,6 +56,8 @@ class Recipe:
     """Test-time augmentation, as in `schema.Evaluation`."""
     closure: bool = False
     """Whether the optimizer evaluates loss and gradient again within a step, as LBFGS and SAM do."""
+    cutmix: float = 0.0
+    """CutMix's alpha; 0 turns it off."""
 
 
 @dataclass
@@ -109,6 +112,7 @@ class Classifier(pl.LightningModule):
 
     _recipe: Recipe
     _epoch: Epoch
+    _criterion: Callable[..., Tensor]
     _augment: Augmentation | None
     _seed: int
     _parameters_moved: list[Tensor]
@@ -132,6 +136,8 @@ class Classifier(pl.LightningModule):
     _loss_sum: Tensor
     _val_loss: float
     _val_acc: float
+    _val_balanced_acc: float
+    _val_macro_f1: float
 
     def __init__(
         self,
@@ -147,6 +153,7 @@ class Classifier(pl.LightningModule):
         self.history = []
         self.weights = {}
         self._recipe, self._epoch, self._augment, self._seed = recipe, epoch, augment, seed
+        self._criterion = recipe.loss  # if it is a module, it moves to the device with this one
         self._parameters_moved = list(model.parameters())
         self._penalised = list(regularizers.penalised(model).values())
         self._penalty = recipe.regularizer if recipe.regularizer.l1 or recipe.regularizer.l2 else None
@@ -207,13 +214,13 @@ class Classifier(pl.LightningModule):
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
-        if self._recipe.mixup:
-            share, partner = mixing(len(labels), self._recipe.mixup, self._generator)
-            logits = self.model(torch.lerp(images[partner].float(), images.float(), share))
-            loss = share * self._recipe.loss(logits, labels) + (1 - share) * self._recipe.loss(logits, labels[partner])
+        if self._recipe.mixup or self._recipe.cutmix:
+            images, share, partner = mixed(images, self._recipe.mixup, self._recipe.cutmix, self._generator)
+            logits = self.model(images)
+            loss = share * self._criterion(logits, labels) + (1 - share) * self._criterion(logits, labels[partner])
         else:
             logits = self.model(images)
-            loss = self._recipe.loss(logits, labels)
+            loss = self._criterion(logits, labels)
         total = loss
         if self._penalty is not None:
             penalty = regularizers.penalty(self._penalty, self._penalised)
@@ -338,6 +345,8 @@ class Classifier(pl.LightningModule):
                 "images_seen": self.current_epoch * epoch.images + seen,
                 "seconds": sums.seconds,
                 "images_per_second": seen / sums.seconds,
+                "val_balanced_acc": self._val_balanced_acc,
+                "val_macro_f1": self._val_macro_f1,
             }
         )
         self.schedule.after_epoch(self._val_loss)
@@ -373,8 +382,11 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Takes loss and accuracy of the validation images, and logs them for callbacks such as early stopping."""
         self._val_loss, self._val_acc = self._evaluated()
+        self._val_balanced_acc, self._val_macro_f1 = class_means(self.confusion.tolist())
         self._averaging.close()
-        self.log_dict({"val_loss": self._val_loss, "val_acc": self._val_acc}, logger=False)
+        found = {"val_loss": self._val_loss, "val_acc": self._val_acc}
+        found |= {"val_balanced_acc": self._val_balanced_acc, "val_macro_f1": self._val_macro_f1}
+        self.log_dict(found, logger=False)
         self._started = time.perf_counter()
 
     def on_test_epoch_start(self) -> None:

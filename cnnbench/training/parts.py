@@ -1,6 +1,7 @@
 """The parts that a config names, built and checked: model, optimizer, schedule, loss, augmentation, callbacks."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
 from cnnbench.data.normalization import Normalize
 from cnnbench.errors import ConfigError
-from cnnbench.results.records import Sizes
+from cnnbench.results.records import Layer, Sizes
 from cnnbench.runtime.machine import place
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import averaging, initialisation, optimizers, parameter_groups, regularizers, transfer
@@ -236,7 +237,7 @@ def make_model(config: Config, image_shape: tuple[int, int, int], classes: int) 
     return network
 
 
-def initialise(config: Config, network: nn.Module, images: Tensor) -> None:
+def initialise(config: Config, network: nn.Module, images: Tensor) -> list[Layer]:
     """Gives a new network the weights that the keys of `model` ask for, and freezes parameters.
 
     Args:
@@ -244,11 +245,14 @@ def initialise(config: Config, network: nn.Module, images: Tensor) -> None:
         network: with the weights of its class.
         images: normalised training images (n, channels, height, width).
 
+    Returns:
+        What was loaded and frozen; nothing if neither was asked for.
+
     Raises:
         ConfigError: a checkpoint or a parameter's name does not fit the network.
     """
     initialisation.initialise(config.model, network, images)
-    transfer.load_and_freeze(config, network)
+    return transfer.load_and_freeze(config, network)
 
 
 def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list[float]) -> nn.Sequential:
@@ -271,16 +275,23 @@ def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-def make_recipe(config: Config, epoch: Epoch) -> "Recipe":
-    """Everything that determines how the parameters are updated."""
+def make_recipe(config: Config, epoch: Epoch, class_counts: list[int]) -> "Recipe":
+    """Everything that determines how the parameters are updated.
+
+    Args:
+        config: of the run.
+        epoch: its division into batches and steps.
+        class_counts: training images of each class.
+    """
     from cnnbench.training.module import Recipe  # imports Lightning
 
+    loss = make_loss(config, training=True)
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
         make_average=partial(make_average, config, epoch),
         groups=parameter_groups.read(config.optimizer.get("groups") or {}),
-        loss=make_loss(config, training=True),
+        loss=Weighted(loss, class_counts) if config.loss.class_weights == "balanced" else loss,
         validation_loss=make_loss(config, training=False),
         regularizer=config.regularizer,
         clip=config.clip,
@@ -288,6 +299,7 @@ def make_recipe(config: Config, epoch: Epoch) -> "Recipe":
         mixup=config.augment.mixup,
         tta=config.evaluation.tta,
         closure=optimizers.needs_closure(config.optimizer),
+        cutmix=config.augment.cutmix,
     )
 
 
@@ -299,7 +311,7 @@ def make_augmentation(config: Config, images: int, mean: list[float]) -> Augment
         images: number of training images.
         mean: value of cut-out pixels, 0 to 255, per channel.
     """
-    if replace(config.augment, mixup=0) == Augment():
+    if replace(config.augment, mixup=0, cutmix=0) == Augment():
         return None
     return Augmentation(config.augment, images, mean, derived_seed(config.seed, Stream.MIRROR))
 
@@ -392,6 +404,34 @@ def make_loss(config: Config, training: bool) -> partial[Tensor]:
     return partial(F.cross_entropy, label_smoothing=smoothing)
 
 
+class Weighted(nn.Module):
+    """A loss in which an image of class c counts w_c = n / (k n_c) (King and Zeng 2001): sum w_y L(y) / images.
+
+    n_c of the n training images are of class c, one of k. The sum is divided by the number of images, not by the sum of
+    their weights as in torch's own losses. So a step's gradient is the same however its images are divided into
+    batches.
+
+    Args:
+        loss: `loss(logits, labels, reduction="none")`.
+        class_counts: n_c.
+    """
+
+    weights: Tensor
+    """w_c, (classes,); those of classes without training images are 0."""
+    _loss: Callable[..., Tensor]
+
+    def __init__(self, loss: Callable[..., Tensor], class_counts: list[int]) -> None:
+        super().__init__()
+        self._loss = loss
+        counts = torch.tensor(class_counts, dtype=torch.float64)
+        weights = counts.sum() / ((counts > 0).sum() * counts)
+        self.register_buffer("weights", weights.where(counts > 0, 0).float(), persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted loss, of logits (images, classes) and labels (images,)."""
+        return (self.weights[labels] * self._loss(logits, labels, reduction="none")).mean()
+
+
 def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
     """The squared error (y - y_hat)^2, summed over classes (document 2, 3.1).
 
@@ -400,10 +440,12 @@ def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean", label
     Args:
         logits: (images, classes).
         labels: (images,).
-        reduction: `mean` or `sum` over images.
+        reduction: `mean` or `sum` over images, or `none`.
         label_smoothing: the share of y that is spread over all classes.
     """
     classes = logits.shape[1]
     target = F.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
     errors = (target - logits.float().softmax(1)).square().sum(1)
+    if reduction == "none":
+        return errors
     return errors.sum() if reduction == "sum" else errors.mean()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cnnbench.config.schema import Config
-from cnnbench.data.augmentation import mixing
+from cnnbench.data.augmentation import mixed
 from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
 from cnnbench.runtime import files
@@ -38,9 +38,9 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
     augment = parts.make_augmentation(config, len(images.train), mean)
     if augment is not None:
         batch = augment(batch, positions, 0, generator)
-    if config.augment.mixup:
-        share, partner = mixing(len(batch), config.augment.mixup, generator)
-        batch = torch.lerp(batch[partner].float(), batch.float(), share).round().to(torch.uint8)
+    if config.augment.mixup or config.augment.cutmix:
+        batch, _, _ = mixed(batch, config.augment.mixup, config.augment.cutmix, generator)
+        batch = batch.float().round().to(torch.uint8)
     shown = batch[: SIDE * SIDE].permute(0, 2, 3, 1).numpy()
     _, height, width, channels = shown.shape
     scale = max(1, 64 // max(height, width))

@@ -44,6 +44,8 @@ class Case:
 
 
 TABLE = {
+    "augment/colour_jitter": Case(),
+    "augment/cutmix": Case(),
     "augment/cutout": Case(),
     "augment/document": Case(),
     "augment/flip_crop": Case(),
@@ -54,6 +56,10 @@ TABLE = {
     "average/lookahead": Case(),
     "average/none": Case(),
     "average/swa": Case(),
+    "augment/randaugment": Case(),
+    "augment/resized_crop": Case(),
+    "augment/trivialaugment": Case(),
+    "augment/vertical_flip": Case(),
     "callbacks/lr_monitor": Case(),
     "callbacks/none": Case(),
     "data/digits": Case(),

@@ -55,12 +55,12 @@ def test_an_experiment_by_hand() -> None:
     whole = identity.experiment(config, "f" * 16)
     assert set(whole) == {
         "arithmetic", "augment", "average", "batch_size", "callbacks", "clip", "data", "epochs", "evaluation", "loss",
-        "loss_reduction", "model", "optimizer", "precision",
-        "regularizer", "scheduler", "search", "seed", "stop", "test", "update",
+        "loss_class_weights", "loss_reduction", "model", "optimizer", "precision",
+        "regularizer", "scheduler", "search", "seed", "select", "stop", "test", "update",
     }  # fmt: skip
     assert whole["data"] == {
         "fingerprint": "f" * 16, "grayscale": False, "image_size": None, "labels": "class", "limit": None,
-        "normalize": "standard", "val": "split", "val_fraction": 0.1,
+        "normalize": "standard", "sampler": "shuffle", "val": "split", "val_fraction": 0.1,
     }  # fmt: skip
     for val in ("split", "folder"):  # the same runs: validation images of the folder are in the fingerprint
         assert identity.experiment(asdict(Config(lr=0.1, data=Data(val=val))), "f" * 16)["data"] == whole["data"]

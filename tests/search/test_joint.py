@@ -100,7 +100,7 @@ def stepped(words: str) -> tuple[Joint, nn.Module, Architecture, Callable]:
     model = parts.with_pixels(config, network, [0.0], [255.0])
     epoch = parts.epoch_of(config, data)
     module = Joint(
-        model, parts.make_recipe(config, epoch), epoch, None, 0,
+        model, parts.make_recipe(config, epoch, data.class_counts), epoch, None, 0,
         architecture=architecture, search=config.search, held_out=data.held_out, cost=None,
     )  # fmt: skip
     surroundings = Surroundings(Path(), Sweep(1, 1, quiet=True).line())
