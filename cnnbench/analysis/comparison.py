@@ -8,6 +8,7 @@ from functools import cached_property
 
 from cnnbench.analysis import exact_tests, stats
 from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
@@ -78,6 +79,13 @@ class Comparison:
         finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
         return [_broken(pair) if self._one_broke(pair, finished) else pair for pair in pairs]
 
+    @property
+    def level(self) -> float:
+        """The p value that a single pair has to undercut, if all were corrected by their number alone."""
+        count = len(self.contestants)
+        pairs = count - 1 if self.baseline else count * (count - 1) // 2
+        return LEVEL * self.share / max(pairs, 1)
+
     @staticmethod
     def _one_broke(pair: Pair, finished: dict[str, bool]) -> bool:
         """Whether all runs of one contestant broke, and not all of the other."""
@@ -135,7 +143,7 @@ class Comparison:
             if leader.label in (pair.first, pair.second):
                 seen = pair if pair.first == leader.label else pair.turned
                 unsure = seen.verdict == "not distinguishable"
-                sides[seen.verdict].append(seen.second + (_difference(seen) if unsure else ""))
+                sides[seen.verdict].append(seen.second + (_difference(seen, self) if unsure else ""))
         chosen = any(c.settings > 1 for c in self.contestants)
         mark = f" ({CHOSEN})" if chosen else ""
         found = [f"{side}{mark} than {_enumerate(sides[side])}" for side in ("better", "worse") if sides[side]]
@@ -191,12 +199,18 @@ def _broken(pair: Pair) -> Pair:
     )
 
 
-def _difference(pair: Pair) -> str:
-    """The difference of a pair with its interval, in percentage points."""
+def _difference(pair: Pair, comparison: Comparison) -> str:
+    """The difference of a pair with its interval, in percentage points, and the seeds that would find one so large."""
     if pair.difference is None or pair.interval is None:
         return ""
     low, high = (f"{100 * bound:+.1f}" for bound in pair.interval)
-    return f" (difference {100 * pair.difference:+.1f}, between {low} and {high})"
+    text = f"difference {100 * pair.difference:+.1f}, between {low} and {high}"
+    few = len(comparison.contestants) <= MOST_PAIRED
+    if few and pair.difference and pair.spreads and any(pair.spreads):
+        needed = stats.seeds_to_find(abs(pair.difference), pair.spreads, comparison.level)
+        count = f"about {needed}" if needed else f"over {stats.MOST_SEEDS}"
+        text += f"; {count} {comparison.unit}s of each would find one so large"
+    return f" ({text})"
 
 
 def _enumerate(words: list[str]) -> str:

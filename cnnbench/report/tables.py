@@ -188,13 +188,10 @@ def _alone(pair: stats.Pair) -> str:
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> str:
     """The smallest difference that the pair's seeds, and that 10 seeds, would find."""
-    if pair.spread is None:
+    if pair.spreads is None:
         return "-"
-    count = len(comparison.contestants)
-    pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
-    pairs = math.ceil(pairs / comparison.share)
-    sizes = (min(pair.seeds), 10)
-    return " / ".join(f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes)
+    found = (stats.smallest_difference(pair.spreads, seeds, comparison.level) for seeds in (pair.seeds, (10, 10)))
+    return " / ".join(f"{100 * difference:.2f}" for difference in found)
 
 
 def architectures(comparison: Comparison) -> Sheet:
