@@ -4,6 +4,7 @@ Slow modules are imported only after the words have been checked.
 """
 
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,11 +146,13 @@ def _images(jobs: list[Job]) -> "list[ImageSet]":
 def _compare(words: list[str]) -> int:
     parser = command_parser("compare", "Compares finished runs.")
     parser.add_argument(
-        "words", nargs="*", metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | margin=0.5 | apart=true"
+        "words",
+        nargs="*",
+        metavar="FOLDER | by=GROUP | baseline=CONTESTANT | target=0.65 | margin=0.5 | apart=true | out=FOLDER",
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
     options = parser.parse_intermixed_args(words)
-    allowed = ["by", "baseline", "target", "margin", "apart"]
+    allowed = ["by", "baseline", "target", "margin", "apart", "out"]
     settings, rest = settings_of(options.words, allowed)
     for word in rest:
         if "=" in word and not Path(word).exists():
@@ -164,11 +167,12 @@ def _compare(words: list[str]) -> int:
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
     by, baseline = settings.get("by"), settings.get("baseline")
+    folders = [Path(word).expanduser() for word in rest]
+    out = _report_folder(folders, {key: value for key, value in settings.items() if f"{key}={value}" != "apart=false"})
     if options.cfg:
         given = {"by": by, "baseline": baseline, "target": target, "margin": margin, "apart": apart == "true"}
-        print(as_yaml({"folders": rest, **given}), end="")
+        print(as_yaml({"folders": rest, **given, "out": str(out)}), end="")
         return 0
-    folders = [Path(word).expanduser() for word in rest]
     from cnnbench.analysis.grouping import compare
     from cnnbench.analysis.loading import load, load_ladder, load_seeds, load_tuning
 
@@ -183,8 +187,29 @@ def _compare(words: list[str]) -> int:
         return 0
     from cnnbench.report.terminal import show
 
-    show(comparisons, folders[0], tuning)
+    show(comparisons, out, tuning)
     return 0
+
+
+def _report_folder(folders: list[Path], settings: dict[str, str]) -> Path:
+    """Where a comparison is written: `out=`, or a folder of its own below the runs if it asks another question.
+
+    A folder's own report is that of all its runs, as the sweep wrote it. Only the plain command replaces it.
+
+    Raises:
+        ConfigError: `out=` holds other runs, whose report would be lost.
+    """
+    if "out" in settings:
+        out = Path(settings["out"]).expanduser()
+        if out.is_file():
+            raise ConfigError(f"out={out}: is a file, no folder.")
+        if any(out.glob("*/record.json")) and [out.resolve()] != [folder.resolve() for folder in folders]:
+            raise ConfigError(f"out={out}: holds other runs, whose report would be lost. Take another folder.")
+        return out
+    asked = [*map(str, folders[1:]), *(f"{key}={value}" for key, value in settings.items())]
+    if not asked:
+        return folders[0]
+    return folders[0] / "compared" / re.sub(r"[^\w=.,+-]+", "_", "_".join(asked)).strip("_")[:200]
 
 
 def _tune(words: list[str]) -> int:

@@ -61,7 +61,7 @@ OPTIONS = {
 """The options of each command. The command without a name trains."""
 
 _SETTINGS = {
-    "compare": ("by=", "baseline=", "target=", "margin=", "apart="),
+    "compare": ("by=", "baseline=", "target=", "margin=", "apart=", "out="),
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--config-dir": ()}

@@ -129,7 +129,7 @@ def test_hostile_words_are_only_words(command, here: Path) -> None:
 
 def test_several_comparisons_each_have_their_figures(command, here: Path) -> None:
     write(here / "runs", *runs(), made("optimizer=sgd data.val=test"))
-    assert command("compare runs apart=true").code == 0
+    assert command("compare runs apart=true out=runs").code == 0
     page = Page(here / "runs" / "report.html")
     assert len(page.alts) == 8
     assert "Validation is the test set" in page.text
@@ -160,7 +160,7 @@ def test_figures_of_edge_cases(command, here: Path, missed: bool) -> None:
     one["history"][0] |= {"train_loss": 0.0, "seconds": 0.0}
     one["test"] = {"acc": 0.5, "loss": 1.0, "per_class": [None, 0.5], "confusion": [[0, 0], [1, 1]]}
     write(here / "runs", one)
-    assert command(f"compare runs target={1 if missed else 0}").code == 0
+    assert command(f"compare runs target={1 if missed else 0} out=runs").code == 0
 
 
 def test_many_classes_have_no_confusion_figure(command, here: Path) -> None:
