@@ -179,11 +179,16 @@ class Comparison:
 
     @property
     def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
-        """What documents claim of these contestants: (source, contestant, measure, claimed, measured)."""
+        """What documents claim of these contestants: (source, contestant, measure, claimed, measured).
+
+        Only claims about these images, all of them. A folder may hold them too.
+        """
         found = []
         for contestant in self.contestants:
             run = contestant.runs[0]
             for claim in run.claims:
+                if run.limit is not None or claim.data not in (None, run.data.name) and run.data.name != "folder":
+                    continue
                 if all(run.choices.get(group) == option for group, option in claim.match.items()):
                     measure = "val_acc" if claim.metric == "best_val_acc" else "test_acc"
                     measured = contestant.measured(measure)

@@ -153,6 +153,9 @@ class Claim:
 
     match: dict[str, str] = field(default_factory=dict)
     """The contestant: options by group, such as {optimizer: adam}."""
+    data: str | None = None
+    """The data set that it is about, an option of the group data. It is not compared with results on another one, nor
+    with those of fewer images (`data.limit`, `size=small`); null: any data set."""
     metric: str = "best_val_acc"
     """`best_val_acc` or `test_acc`."""
     value: float = 0.0

@@ -251,7 +251,11 @@ def claims(comparison: Comparison) -> Sheet:
         told = ["-", "-"] if mean is None else [f"{mean:.2%}", f"{100 * (mean - claimed):+.2f}"]
         rows.append([source, label, names[measure], f"{claimed:.2%}", *told])
     columns = ["source", "contestant", "measure", "claimed", "measured", "difference"]
-    return Sheet("What the documents claim", columns, rows, "Differences in percentage points.", left=3)
+    note = "Differences in percentage points."
+    run = comparison.contestants[0].runs[0]
+    if about := sorted({claim.data for claim in run.claims if claim.data and claim.data != run.data.name}):
+        note += f" Claimed of {', '.join(about)}: they say nothing of this folder unless it holds the same images."
+    return Sheet("What the documents claim", columns, rows, note, left=3)
 
 
 def winners(tuning: Tuning) -> Sheet:

@@ -248,6 +248,11 @@ class Record:
         return self._reported.claims
 
     @property
+    def limit(self) -> int | None:
+        """`data.limit`: at most so many training images; None takes all."""
+        return self._reported.data.limit
+
+    @property
     def reason(self) -> str:
         """The last line of the error, which names the cause; empty without an error."""
         return (self.error or "").strip().rpartition("\n")[2]

@@ -195,6 +195,35 @@ def test_another_question_leaves_the_sweep_s_own_report_alone(command, here: Pat
     assert "The baseline is sgd" in (here / "runs" / "a" / "comparison.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "about", "data", "shown"),
+    [
+        ("", "digits", "digits", True),
+        ("", None, "digits", True),
+        ("", "cifar10", "digits", False),
+        ("data.limit=50", "digits", "digits", False),
+        ("size=small", "digits", "digits", False),
+        ("", "cifar10", "folder", True),
+    ],
+)
+def test_a_claim_is_compared_with_what_it_is_about(
+    command, here: Path, words: str, about: str | None, data: str, shown: bool
+) -> None:
+    runs = [made(f"optimizer={name} {words}", (0.6,), 0.6) for name in ("adam", "sgd")]
+    for run in runs:
+        run["data"]["name"] = data
+        run["config"]["claims"] = [
+            {"match": {"optimizer": "adam"}, "data": about, "metric": "test_acc", "value": 0.9, "source": "doc 3"}
+        ]
+    write(here / "runs", *runs)
+    result = command("compare runs")
+    assert result.code == 0
+    markdown = (here / "runs" / "comparison.md").read_text()
+    assert ("| doc 3 | adam | test | 90.00% | 60.00% | -30.00 |" in markdown) == shown
+    caveat = "Claimed of cifar10: they say nothing of this folder unless it holds the same images."
+    assert (caveat in markdown) == (data == "folder")
+
+
 def test_what_few_seeds_can_not_say(command, here: Path) -> None:
     write(here / "runs", made("optimizer=adam", (0.8,), 0.8), made("optimizer=sgd", (0.4,), 0.4))
     result = command("compare runs")
