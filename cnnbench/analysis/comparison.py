@@ -187,7 +187,7 @@ class Comparison:
         for contestant in self.contestants:
             run = contestant.runs[0]
             for claim in run.claims:
-                if run.limit is not None or claim.data not in (None, run.data.name) and run.data.name != "folder":
+                if run.limit is not None or (claim.data not in (None, run.data.name) and run.data.name != "folder"):
                     continue
                 if all(run.choices.get(group) == option for group, option in claim.match.items()):
                     measure = "val_acc" if claim.metric == "best_val_acc" else "test_acc"

@@ -65,6 +65,13 @@ class Job:
     config_dir: str | None
     """The folder of the user's own configs, as typed; None without one."""
 
+    @property
+    def label(self) -> str:
+        """The run in a few words, as progress and loggers name it: `adam lr=0.01 activation=tanh, seed 3`."""
+        swept = [word for word in self.overrides if not word.startswith(("optimizer=", "seed="))]
+        words = (word.removeprefix("model=").removeprefix("model.").removeprefix("optimizer.") for word in swept)
+        return f"{' '.join([self.choices['optimizer'], *words])}, seed {self.config.seed}"
+
 
 def as_yaml(config: Config | dict[str, Any]) -> str:
     """A config as YAML, as `--cfg job` prints it and `config.yaml` holds it."""

@@ -398,7 +398,8 @@ class Config:
     hardware: Hardware = field(default_factory=Hardware, metadata=_ASIDE)
     logger: dict[str, Any] = field(default_factory=dict, metadata=_ASIDE | _SEVERAL)
     """Where the numbers of each epoch go besides the record: Lightning's loggers, each under a name. Options add up:
-    logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
+    logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name,
+    {label} for what was swept: `adam lr=0.01, seed 3`."""
     callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
     """Lightning's callbacks, each under a name. Options add up: callbacks=[ema,lr_monitor]."""
     lr: float | None = None

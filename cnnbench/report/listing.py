@@ -2,12 +2,15 @@
 
 import json
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from cnnbench.analysis.grouping import shortest_labels
 from cnnbench.config.schema import Config
 from cnnbench.errors import ConfigError, RecordError
 from cnnbench.report.tables import Sheet
@@ -22,6 +25,9 @@ class Row:
 
     run: str
     """Its folder, below the one that was listed."""
+    contestant: str
+    """Its setting, as far as the runs in the same folder differ in it."""
+    seed: int
     status: str
     """That of its record, or `running`."""
     epochs: int
@@ -33,6 +39,7 @@ class Row:
     test_acc: float | None
     seconds: float
     """Of training."""
+    config: dict[str, Any]
 
 
 def rows(folder: Path) -> list[Row]:
@@ -43,25 +50,30 @@ def rows(folder: Path) -> list[Row]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder.")
-    found = []
+    together: dict[Path, list[tuple[Path, Record]]] = defaultdict(list)
     for path in records.find(folder):
         try:
             record = records.read(path)
         except RecordError as error:
             print(f"left out: {error}", file=sys.stderr)
-            continue
-        found.append(
-            Row(
-                run=str(path.parent.relative_to(folder)),
-                status=_status(path.parent, record),
-                epochs=len(record.history),
-                of=record.config["epochs"],
-                val_acc=None if record.best is None else record.best.val_acc,
-                test_acc=None if record.test is None else record.test.acc,
-                seconds=record.seconds,
-            )
+        else:
+            together[path.parent.parent].append((path.parent, record))
+    return [
+        Row(
+            run=str(run.relative_to(folder)),
+            contestant=label,
+            seed=record.seed,
+            status=_status(run, record),
+            epochs=len(record.history),
+            of=record.config["epochs"],
+            val_acc=None if record.best is None else record.best.val_acc,
+            test_acc=None if record.test is None else record.test.acc,
+            seconds=record.seconds,
+            config=record.config,
         )
-    return found
+        for runs in together.values()
+        for (run, record), label in zip(runs, shortest_labels([record for _, record in runs]), strict=True)
+    ]
 
 
 def _status(folder: Path, record: Record) -> str:
@@ -83,11 +95,14 @@ def show_list(folder: Path, as_json: bool) -> None:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
     cells = [
-        [r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc), _percent(r.test_acc), f"{r.seconds:,.1f}"]
+        [
+            f"{r.contestant}, seed {r.seed}", r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc),
+            _percent(r.test_acc), f"{r.seconds:,.1f}",
+        ]
         for r in found
-    ]
-    columns = ["run", "status", "epochs", "best validation", "test", "seconds"]
-    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=2))
+    ]  # fmt: skip
+    columns = ["contestant", "run", "status", "epochs", "best validation", "test", "seconds"]
+    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=3))
 
 
 def show_run(folder: Path, as_json: bool) -> None:

@@ -232,12 +232,13 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
         cost = [_mean(contestant, measure, form) for measure, form in forms.items()]
         best, test = (_mean(contestant, measure, "{:.2%}") for measure in ("val_acc", "test_acc"))
         rows.append([rung.name, " ".join(rung.words), best, change, decided, test, *cost])
+    kept = f"Kept: {' '.join(ladder.top)}" if ladder.top else "Nothing was kept"
     columns = ["rung", "adds", "validation", "change", "kept", "test", "parameters", "images seen", "seconds"]
     note = (
         f"Each rung adds to what was kept below it. It is kept if its best validation accuracy is better, by Welch's "
         f"t-test. The tests share 5 % among all rungs: the chance of keeping any useless one is at most 5 %. Change: "
         f"on the last rung that was kept, in percentage points with its interval; of the top with fresh seeds, on the "
-        f"start. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
+        f"start. The test accuracy decides nothing. {kept}."
     )
     return Sheet("Ladder", columns, rows, note, left=2)
 

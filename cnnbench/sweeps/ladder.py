@@ -3,6 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -57,7 +58,7 @@ class _Climber:
         self._rungs = list(config.ladder.items())
         self.folder = Path(config.runs_dir).expanduser() / config.name
         self.ladder = Ladder([])
-        self._ended: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}
 
     def begin(self) -> list[Task]:
         """Returns the runs of the start."""
@@ -65,18 +66,24 @@ class _Climber:
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """Returns the runs of the next rung if `record` ended the current one, else nothing."""
-        self._ended[record.run_id] = record
-        number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
-        if not all(run_id in self._ended for run_id in rung.runs):
-            return []
-        self._decide(rung, say)
-        self.ladder.write(self.folder)
-        if rung.fresh or (number > len(self._rungs) and not self.ladder.top):
-            return []
-        if number > len(self._rungs):
-            return self._put(FRESH, [], self._jobs_of([*self.ladder.top, f"seed={self._fresh_seeds()}"]), fresh=True)
-        name, words = self._rungs[number - 1]
-        return self._put(f"+ {name}", words, self._jobs_of([*self.ladder.top, *words]))
+        self._records[record.run_id] = record
+        due: list[Task] = []
+        while not due and all(run_id in self._records for run_id in self.ladder.rungs[-1].runs):
+            number, rung = len(self.ladder.rungs), self.ladder.rungs[-1]
+            self._decide(rung, say)
+            self.ladder.write(self.folder)
+            if rung.fresh:
+                break
+            if number <= len(self._rungs):
+                name, words = self._rungs[number - 1]
+                due = self._put(f"+ {name}", words, self._jobs_of([*self.ladder.top, *words]))
+            elif self.ladder.top:
+                seeds = f"seed={self._fresh_seeds()}"
+                due = self._put(FRESH, [], self._jobs_of([*self.ladder.top, seeds]), fresh=True)
+            else:
+                say("nothing was kept")
+                break
+        return due
 
     def _fresh_seeds(self) -> str:
         """As many seeds as the start has, which decided nothing."""
@@ -84,14 +91,16 @@ class _Climber:
         return ",".join(str(max(seeds) + 1 + i) for i in range(len(seeds)))
 
     def _put(self, name: str, words: list[str], jobs: list[Job], fresh: bool = False) -> list[Task]:
-        tasks = list(zip(jobs, self._images, strict=True))
-        self.ladder.rungs.append(Rung(name, words, [folder_of(*task).name for task in tasks], fresh=fresh))
+        """Adds a rung, and returns those of its runs that have not ended."""
+        named = [replace(job, overrides=(*words, *job.overrides)) for job in jobs]
+        tasks = {folder_of(*task).name: task for task in zip(named, self._images, strict=True)}
+        self.ladder.rungs.append(Rung(name, words, list(tasks), fresh=fresh))
         self.ladder.write(self.folder)
-        self._ended = {}
-        return tasks
+        return [task for run_id, task in tasks.items() if run_id not in self._records]  # a rung may change nothing
 
     def _decide(self, rung: Rung, say: Callable[[str], None]) -> None:
-        results = Contestant(rung.name, list(self._ended.values())).by_seed("val_acc")
+        records = [self._records[run_id] for run_id in rung.runs]
+        results = Contestant(rung.name, records).by_seed("val_acc")
         if rung.fresh:
             say(f"{rung.name}: validation accuracy {fmean(results.values()):.2%}, on seeds that decided nothing")
             return
@@ -100,7 +109,7 @@ class _Climber:
             rung.kept = True
             self._results = results
             return
-        images = next(iter(self._ended.values())).data.sizes.val
+        images = records[0].data.sizes.val
         pair = judge(self._results, results, images, len(self._rungs))
         rung.kept = pair.verdict == "better"
         change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"

@@ -21,7 +21,7 @@ from cnnbench.runtime.collectives import launch
 from cnnbench.runtime.progress import Sweep
 from cnnbench.search.checks import check_search
 from cnnbench.sweeps.launchers import elsewhere
-from cnnbench.sweeps.run import folder_of, follow, run
+from cnnbench.sweeps.run import finished, folder_of, follow, run
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
 from cnnbench.training.parts import check_parts
 from cnnbench.training.transfer import identify
@@ -122,6 +122,7 @@ def carry_out(
     workers = min(workers, total)
     results: list[Record] = []
     code = 0
+    earlier = _ended(due)  # each has its line already
     with Sweep(total, epochs) as screen:
         if engine:
             running = elsewhere(due, workers, engine, screen)
@@ -153,11 +154,18 @@ def carry_out(
                 with contextlib.suppress(RecordError):
                     result = records.read(folder / "record.json")
                     results.append(result)
-                    if total > 1 and ended.exit_code == 0:
-                        screen.say(_line(result))
+                    if total > 1 and ended.exit_code == 0 and folder not in earlier:
+                        screen.say(f"{ended.task[0].label}: {_outcome(result)}")
                     if result.status != "interrupted":
-                        due.extend(after(result, screen.say))
+                        new = after(result, screen.say)
+                        earlier |= _ended(new)
+                        due.extend(new)
     return results, code
+
+
+def _ended(tasks: Iterable[Task]) -> set[Path]:
+    """The folders of the runs that have ended and are not run again."""
+    return {folder for task in tasks if finished(folder := folder_of(*task), task[0].config)}
 
 
 def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
@@ -177,11 +185,11 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
             yield Ended(task, 0)
 
 
-def _line(record: Record) -> str:
+def _outcome(record: Record) -> str:
     if record.status != "done" or record.best is None:
-        return f"{record.run_id}: {record.status}: {record.reason}"
+        return f"{record.status}: {record.reason}"
     test = "" if record.test is None else f", test {record.test.acc:.2%}"
-    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}"
+    return f"validation {record.best.val_acc:.2%}{test}"
 
 
 def _summary(record: Record, folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import record
 from filelock import FileLock
+from made_records import made, write
 
 from cnnbench.results import records
 
@@ -31,12 +32,15 @@ def test_list(command, here: Path) -> None:
     done = record(here / "runs" / "default" / Path(found["sgdlr0.05"]["run"]).name)
     assert found["sgdlr0.05"] == {
         "run": f"default/{done['run_id']}",
+        "contestant": "sgd lr=0.05",
+        "seed": 0,
         "status": "done",
         "epochs": 2,
         "of": 2,
         "val_acc": max(row["val_acc"] for row in done["history"]),
         "test_acc": done["test"]["acc"],
         "seconds": sum(row["seconds"] for row in done["history"]),
+        "config": done["config"],
     }
     assert (found["sgdlr1e+09"]["test_acc"], found["adamlr0.001"]["epochs"]) == (None, 3)
 
@@ -44,8 +48,24 @@ def test_list(command, here: Path) -> None:
         lines = command("list").out.splitlines()
     assert lines[0].strip() == "runs: 3 runs"
     (adam,) = (line for line in lines if "adam" in line)
-    assert [cell.strip() for cell in adam.split("│")[2:4]] == ["running", "3/3"]
+    assert [cell.strip() for cell in adam.split("│")[1:5:2]] == ["adam, seed 0", "running"]
+    assert "3/3" in adam
     assert f"{done['test']['acc']:.2%}" in "".join(lines)
+
+
+def test_what_was_swept_is_listed(command, here: Path) -> None:
+    words = ("model.activation=tanh seed=1", "model.activation=relu seed=1", "model.activation=relu seed=2")
+    write(here / "runs" / "a", *(made(f"optimizer=adam lr=0.01 {each}") for each in words))
+    write(here / "runs" / "b", made("optimizer=adam lr=0.01 model.activation=tanh"))
+    found = {(row["contestant"], row["seed"]): row for row in json.loads(command("list --json").out)}
+    assert set(found) == {
+        ("adam activation=tanh", 1),
+        ("adam activation=relu", 1),
+        ("adam activation=relu", 2),
+        ("adam", 0),
+    }
+    assert found["adam activation=tanh", 1]["config"]["model"]["activation"] == "tanh"
+    assert all(len(Path(row["run"]).name) < 40 for row in found.values())
 
 
 def test_show(command, here: Path) -> None:
