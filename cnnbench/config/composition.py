@@ -57,7 +57,8 @@ class Job:
 
     config: Config
     choices: dict[str, str]
-    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
+    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`; of a `_target_` that was
+    typed the name of the class."""
     overrides: tuple[str, ...]
     """The words in which the jobs of its sweep differ."""
     typed: tuple[str, ...]
@@ -335,6 +336,10 @@ class Composer:
             several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
             if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
+            group, _, key = override.key_or_group.partition(".")
+            if key == "_target_" and group in taken:  # another class than the option's: its name stands for the option
+                name = str(override.value()).rpartition(".")[2]
+                taken[group] = taken[group] if name.lower() == taken[group] else name
         swept = tuple(word.lstrip("+") for word in combination)
         return Job(config, taken, swept, (*(word.lstrip("+") for word in fixed), *swept), self.config_dir)
 

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from cnnbench.analysis.grouping import shortest_labels
-from cnnbench.config.schema import Config
+from cnnbench.config.composition import config_source
+from cnnbench.config.schema import ROLES, Decides
 from cnnbench.errors import ConfigError, RecordError
 from cnnbench.report.tables import Sheet
 from cnnbench.report.terminal import print_sheet
@@ -120,9 +121,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     console.print(f"{record.run_id}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
     if record.reason:
         console.print(record.reason, highlight=False, markup=False, soft_wrap=True)
-    defaults = identity.flat(identity.experiment(asdict(Config()), ""))
-    said = identity.flat(identity.experiment(record.config, record.data.fingerprint))
-    settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]
+    settings = [[key, str(value)] for key, value in _not_default(record).items()]
     print_sheet(console, Sheet("Settings that are not at their default", ["key", "value"], settings, left=2))
     names = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds"]
     history = [[f"{getattr(row, name):.4g}" for name in names] for row in record.history]
@@ -131,6 +130,33 @@ def show_run(folder: Path, as_json: bool) -> None:
         shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
         cells = [[name, _percent(share)] for name, share in shares]
         print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
+
+
+def _not_default(record: Record) -> dict[str, Any]:
+    """The options that are not the default ones, and the keys that are not at their option's default."""
+    own = Path(record.config_dir or "")
+    with config_source(own if record.config_dir and own.is_dir() else None) as composer:
+        (plain,) = composer.jobs([], multirun=False)
+        options = {
+            group: option
+            for group, option in record.choices.items()
+            if group in ROLES and ROLES[group].decides != Decides.NOTHING and option != plain.choices.get(group)
+        }
+        several = {
+            group: f"[{option.replace('+', ',')}]" if "+" in option else option for group, option in options.items()
+        }
+        try:
+            (same,) = composer.jobs([f"{group}={option}" for group, option in several.items()], multirun=False)
+        except ConfigError:  # an option of the user's own files, which are not here
+            same = plain
+    defaults, values = _experiment(asdict(same.config), record), _experiment(record.config, record)
+    return options | {key: value for key, value in values.items() if value != defaults.get(key)}
+
+
+def _experiment(config: dict[str, Any], record: Record) -> dict[str, Any]:
+    values = identity.flat(identity.experiment(config, record.data.fingerprint))
+    values["lr"] = values.pop("optimizer.lr", None)  # as it is typed
+    return values
 
 
 def _console() -> Console:

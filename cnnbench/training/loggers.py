@@ -37,7 +37,7 @@ def check_loggers(config: Config) -> None:
             raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
         check(f"logger.{name}", spec, (), Logger, "a lightning_fabric.loggers.Logger")
         if str(spec["_target_"]).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
-            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install 'cnnbench[wandb]'.")
+            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install wandb.")
 
 
 class TensorBoard(TensorBoardLogger):

@@ -76,12 +76,41 @@ def test_show(command, here: Path) -> None:
     shown = command(f"show {folder}").out
     assert shown.startswith(f"{done['run_id']}: done")
     settings = {cells[1].strip(): cells[2].strip() for line in shown.splitlines() if len(cells := line.split("│")) == 4}
-    assert (settings["optimizer.momentum"], settings["optimizer.lr"], settings["data.limit"]) == ("0.9", "0.02", "60")
-    assert "clip" not in settings  # at its default
+    assert (settings["optimizer"], settings["lr"], settings["data.limit"]) == ("momentum", "0.02", "60")
+    # clip is at its default, and 0.9 and the schedule's class are those of their options
+    assert not {"clip", "optimizer.momentum", "scheduler._target_", "seed", "model"}.intersection(settings)
     assert settings["all"] == f"{done['test']['acc']:.2%}"
     epochs = [cells for line in shown.splitlines() if len(cells := line.split("│")) == 9]
     assert [cells[1].strip() for cells in epochs] == ["1", "2"]
     assert epochs[1][5].strip() == f"{done['history'][1]['val_acc']:.4g}"
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ("", {"data": "digits"}),
+        ("regularizer=[l2,dropout] seed=4", {"data": "digits", "regularizer": "l2+dropout", "seed": "4"}),
+        (
+            "optimizer._target_=torch.optim.Adamax",
+            {"data": "digits", "optimizer": "Adamax", "optimizer._target_": "torch.optim.Adamax"},
+        ),
+        ("lr=0.5 model.activation=tanh", {"data": "digits", "lr": "0.5", "model.activation": "tanh"}),
+    ],
+)
+def test_show_lists_what_is_not_at_its_default(command, here: Path, words: str, typed: dict[str, str]) -> None:
+    run = made(words)
+    write(here / "runs", run)
+    shown = command(f"show runs/{run['run_id']}").out
+    table = shown[shown.index("Settings") : shown.index("Epochs")]
+    cells = [line.split("│") for line in table.splitlines() if line.count("│") == 3]
+    assert {key.strip(): value.strip() for _, key, value, _ in cells} == typed
+
+
+def test_a_run_is_called_by_the_class_that_was_typed() -> None:
+    run = made("optimizer._target_=torch.optim.Adamax lr=0.01")
+    assert run["run_id"].startswith("Adamax-lr0.01-seed0-")
+    assert run["choices"]["optimizer"] == "Adamax"
+    assert made("optimizer=adam optimizer._target_=torch.optim.Adam")["run_id"].startswith("adam-lr0.001-seed0-")
 
 
 @pytest.mark.parametrize(
