@@ -19,6 +19,8 @@ from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.tuning import Entry, setting_of
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
+from cnnbench.report import fonts
+from cnnbench.report.tables import MOST_CLASSES
 from cnnbench.results.records import SearchEpoch
 from cnnbench.runtime import files
 from cnnbench.runtime.progress import short
@@ -53,9 +55,6 @@ MOST_TABLES = 6
 MOST_SEARCHES = 2
 """Contestants side by side in the figure of architectures, the first ones."""
 
-MOST_CLASSES = 20
-"""In a confusion matrix; the numbers of more can't be read."""
-
 _LONGEST = 52
 """Letters of a contestant's name."""
 
@@ -78,8 +77,8 @@ def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> 
             files.write_whole(folder / name, lambda file: figure.savefig(file, **options))
             written.append(name)
 
-    with matplotlib.rc_context(_LOOK), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a class's name in Chinese
+    with matplotlib.rc_context(_LOOK | {"font.family": fonts.families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a contestant's name
         styles = _styles(comparisons, tuning)
         for number, comparison in enumerate(comparisons, 1):
             for kind, sketch in sketches.items():
@@ -179,11 +178,13 @@ def _target(comparison: Comparison, styles: Styles) -> Figure | None:
         for i, contestant in enumerate(shown):
             hits = sorted(filter(math.isfinite, contestant.measured(f"target_{unit}", comparison.target)))
             any_hit = any_hit or bool(hits)
-            aside = 0.012 * (i - (len(shown) - 1) / 2)  # so that no line hides another
-            shares = [k / len(contestant.done) + aside for k in range(len(hits) + 1)]
+            # So that no line hides another each one is drawn a little above the one before, all between 0 and 100 %.
+            step = 0.012
+            room = 1 - step * (len(shown) - 1)
+            shares = [step * i + room * k / len(contestant.done) for k in range(len(hits) + 1)]
             name = f"{short(contestant.label, _LONGEST)}: {len(hits)} of {len(contestant.done)}"
             axis.step([0, *hits, end], [*shares, shares[-1]], where="post", label=name, **styles[contestant.label])
-        axis.set(xlabel=f"{unit} of training", xlim=(0, end), ylim=(-0.1, 1.1), yticks=[0, 0.5, 1])
+        axis.set(xlabel=f"{unit} of training", xlim=(0, end), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
         axis.xaxis.set_major_locator(MaxNLocator(integer=unit == "epochs"))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         if not any_hit:
@@ -199,7 +200,7 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
     tables = [(c.label, table) for c in shown if (table := c.confusion)]
     if not tables or len(tables[0][1]) > MOST_CLASSES:
         return None
-    names = [short(name, 14) for name in shown[0].runs[0].data.classes]
+    names = [short(name, 14) for name in fonts.class_labels(shown[0].runs[0].data.classes)]
     columns = min(len(tables), 2)
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")

@@ -2,6 +2,8 @@
 
 import math
 import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,15 +301,52 @@ def _name(entry: Entry, tuning: Tuning) -> str:
     return f"{entry.tuned.label}, tuning {entry.tuned.tuning}" if tuning.repeated else entry.tuned.label
 
 
+MOST_CLASSES = 20
+"""With more classes a confusion matrix can't be read: the page has the worst classes and the most confused pairs."""
+
+MOST_CONFUSED = 50
+"""Pairs of classes in a table."""
+
+
 def per_class(comparison: Comparison) -> Sheet | None:
-    """Test accuracy by class; None where no test set was opened."""
+    """Test accuracy by class, with many classes the worst ones first; None where no test set was opened."""
     shown = [c for c in comparison.contestants if c.per_class]
     if not shown:
         return None
     names = shown[0].runs[0].data.classes
-    columns = zip(*(c.per_class for c in shown), strict=True)
-    rows = [[name, *("-" if v is None else f"{v:.1%}" for v in row)] for name, row in zip(names, columns, strict=True)]
-    return Sheet("Test accuracy by class", ["class", *(c.label for c in shown)], rows, "Means over seeds.")
+    found = list(zip(names, zip(*(c.per_class for c in shown), strict=True), strict=True))
+    note = "Means over seeds."
+    if len(names) > MOST_CLASSES:
+        found.sort(key=lambda row: _mean_of(row[1]))
+        note += " The classes that are worst over all contestants come first."
+    rows = [[name, *("-" if v is None else f"{v:.1%}" for v in row)] for name, row in found]
+    return Sheet("Test accuracy by class", ["class", *(c.label for c in shown)], rows, note)
+
+
+def _mean_of(shares: Sequence[float | None]) -> float:
+    """Mean of what is known; a class without images comes last."""
+    known = [share for share in shares if share is not None]
+    return statistics.fmean(known) if known else math.inf
+
+
+def confused(comparison: Comparison) -> Sheet | None:
+    """The pairs of classes that are confused most; None with few classes, whose confusion matrix is a figure."""
+    shown = [c for c in comparison.contestants if c.confusion]
+    if not shown or len(shown[0].confusion) <= MOST_CLASSES:
+        return None
+    names = shown[0].runs[0].data.classes
+    shares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(shown))
+    for i, contestant in enumerate(shown):
+        for true, row in zip(names, contestant.confusion, strict=True):
+            for taken, images in zip(names, row, strict=True):
+                if images and taken != true:
+                    shares[true, taken][i] = images / sum(row)
+    pairs = sorted(shares, key=lambda pair: -sum(shares[pair]))
+    rows = [[*pair, *(f"{share:.1%}" for share in shares[pair])] for pair in pairs[:MOST_CONFUSED]]
+    note = "Share of a class's test images that were taken for another class, all seeds together. The first "
+    note += f"{len(rows)} of {len(pairs):,} pairs."
+    columns = ["class", "taken for", *(c.label for c in shown)]
+    return Sheet("Classes that are confused most", columns, rows, note, left=2)
 
 
 def _setting(params: dict[str, Any]) -> str:
