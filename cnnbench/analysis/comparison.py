@@ -72,12 +72,16 @@ class Comparison:
         that ground alone: such a pair has no p value.
         """
         samples = {c.label: c.samples(self.measure) for c in self.contestants}
-        sizes = self.contestants[0].runs[0].data.sizes
-        images = sizes.test if self.measure == "test_acc" else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
-        pairs = stats.verdicts(samples, self.baseline, 1 / max(images, 1), self.margin, only, self.share)
+        pairs = stats.verdicts(samples, self.baseline, self._resolution, self.margin, only, self.share)
         finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
         return [_broken(pair) if self._one_broke(pair, finished) else pair for pair in pairs]
+
+    @property
+    def _resolution(self) -> float:
+        """The smallest step of an accuracy: one image."""
+        sizes = self.contestants[0].runs[0].data.sizes
+        return 1 / max(sizes.test if self.measure == "test_acc" else sizes.val, 1)
 
     @property
     def level(self) -> float:
@@ -102,6 +106,13 @@ class Comparison:
             return []
         counts = {c.label: (len(c.broken), c.ended) for c in self.contestants if c.ended}
         return exact_tests.failures(counts, self._few_pairs)
+
+    @cached_property
+    def finished_pairs(self) -> dict[tuple[str, str], Pair]:
+        """The verdicts as they would be if no run had broken: those on the finished runs alone, by both contestants."""
+        samples = {c.label: dict(enumerate(c.measured(self.measure))) for c in self.contestants}
+        found = stats.verdicts(samples, self._few_pairs, self._resolution, share=self.share)
+        return {(pair.first, pair.second): pair for pair in found}
 
     def cost_verdicts(self, unit: str) -> list[Exact]:
         """The contestants compared by what it cost to reach the target, in `epochs`, `images` or `seconds`."""
@@ -157,10 +168,13 @@ class Comparison:
             text += self._cheaper(leader, same)
         if open_ := sides["not distinguishable"]:
             text += f" Not distinguishable from it: {_enumerate(open_)}."
-        if found and not same and not open_ and not chosen:
+        tested = all(pair.p is not None for pair in self.pairs if leader.label in (pair.first, pair.second))
+        if found and not same and not open_ and not chosen and tested:
             text += f" {'Each of these differences' if len(ended) > 2 else 'The difference'} is beyond noise."
         for c in ended:
-            if c.broken:
+            if not c.done:
+                text += f" All {c.ended} runs of {c.label} diverged or failed: it is worse on that ground alone."
+            elif c.broken:
                 text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
             if lost := sum(not seeds for seeds in c.tunings.values()):
                 text += f" Of {c.label}, {lost} of {len(c.tunings)} tunings found no setting that trains; "

@@ -118,18 +118,25 @@ def cost_verdicts(comparison: Comparison) -> Sheet:
 
 
 def failures(comparison: Comparison) -> Sheet:
-    """Each pair of which one has broken runs: whether it breaks more often."""
+    """Each pair of which one has broken runs: whether it breaks more often, and how the finished runs compare."""
     counts = {c.label: f"{len(c.broken)} of {c.ended}" for c in comparison.contestants}
     words = {"better": "breaks less often", "worse": "breaks more often"}
-    rows = [
-        [f.first, counts[f.first], words.get(f.verdict, f.verdict), f.second, counts[f.second], _p(f.p)]
-        for f in comparison.failures
-        if not counts[f.first].startswith("0 ") or not counts[f.second].startswith("0 ")
-    ]
+    rows = []
+    for found in comparison.failures:
+        if any(c.broken for c in comparison.contestants if c.label in (found.first, found.second)):
+            said = words.get(found.verdict, found.verdict) if found.smallest_p < LEVEL else "too few runs to say"
+            finished = comparison.finished_pairs[found.first, found.second]
+            rows.append([found.first, counts[found.first], said, found.second, counts[found.second], _p(found.p)])
+            rows[-1] += [*_change(finished), "-" if finished.p is None else _p(finished.p)]
     columns = ["contestant", "broken", "verdict", "compared with", "broken", "p"]
-    note = "Runs that diverged or failed, compared by Fisher's exact test; p is corrected for the number of pairs."
+    columns += ["finished runs: difference", "interval", "p"]
+    note = (
+        f"Runs that diverged or failed, compared by Fisher's exact test, and beside it the {comparison.judged} of the "
+        f"finished runs alone, by Welch's t-test; both corrected for the number of pairs. Read them together: "
+        f"runs that break can leave the lucky ones."
+    )
     if (few := min((f.smallest_p for f in comparison.failures), default=0.0)) >= LEVEL:
-        note += f" With this many seeds p can't be below {_p(few)}, so the counts alone can show nothing."
+        note += f" With this many seeds the p of counts can't be below {_p(few)}, so they alone can show nothing."
     return Sheet("Runs that broke", columns, rows, note, left=1)
 
 
@@ -190,10 +197,10 @@ def _alone(pair: stats.Pair) -> str:
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> str:
     """The smallest difference that the pair's seeds, and that 10 seeds, would find."""
-    if pair.spreads is None:
+    if pair.spreads is None or pair.p is None:
         return "-"
     found = (stats.smallest_difference(pair.spreads, seeds, comparison.level) for seeds in (pair.seeds, (10, 10)))
-    return " / ".join(f"{100 * difference:.2f}" for difference in found)
+    return " / ".join(f"{100 * difference:.2f}" if difference < 1 else ">100" for difference in found)
 
 
 def architectures(comparison: Comparison) -> Sheet:

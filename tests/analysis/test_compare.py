@@ -254,7 +254,13 @@ def test_a_broken_run_counts_as_chance(command, here: Path) -> None:
     assert "| momentum | 3 of 5 | 95.00% [95.00, 95.00] |" in markdown
     assert "Of momentum, 2 of 5 runs diverged or failed; they count as chance." in markdown
     # C(5, 0) C(5, 2) of C(10, 2) ways have both of the same contestant; of either one 20 / 45.
-    assert "| adam | 0 of 5 | not distinguishable | momentum | 2 of 5 | 0.444 |" in markdown
+    # Beside it the finished runs alone, means 0.896 and 0.95. The error is that of one of 20 test images,
+    # 0.05 sqrt((1/5 + 1/3) / 2) = 0.025820, and t = -2.0914. As adam alone scatters f = 4, guarded
+    # 2 + (4 - 2)^2 / (6 - 2) = 3: p = 0.128. t(0.975; 3) = 3.1824, times the error 8.22 points.
+    assert (
+        "| adam | 0 of 5 | not distinguishable | momentum | 2 of 5 | 0.444 | -5.40 | [-13.62, +2.82] | 0.128 |"
+        in markdown
+    )
     assert "3 of 5 |" in markdown[markdown.index("### Cost") :]
 
 
@@ -265,8 +271,13 @@ def test_a_contestant_that_always_breaks_is_worse(command, here: Path, count: in
     assert command("compare runs").code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
     assert f"| adam | better: all {count} runs of sgd broke | sgd |" in markdown
+    # By the counts alone: 2 of C(2 n, n) ways are as clear as this, 2 of 252 with 5 seeds.
+    said = "breaks less often" if count == 5 else "too few runs to say"
+    assert f"| adam | 0 of {count} | {said} | sgd | {count} of {count} |" in markdown
     if count > 1:
         assert "it is better than sgd." in markdown
+        assert f"All {count} runs of sgd diverged or failed: it is worse on that ground alone." in markdown
+        assert "beyond noise" not in markdown
 
 
 def test_all_broken_is_no_verdict(command, here: Path) -> None:
