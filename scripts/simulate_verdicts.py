@@ -306,7 +306,7 @@ def smallest_rows(tables: int, r: np.random.Generator) -> Iterable[list[str]]:
     for seeds in (2, 3, 5, 10, 20):
         row = [str(seeds)]
         for k in (2, 3, 5):
-            distance = smallest_difference(1.0, seeds, k * (k - 1) // 2)
+            distance = smallest_difference((1.0, 1.0), (seeds, seeds), LEVEL * 2 / (k * (k - 1)))
             found = 0
             for n in chunks(tables):
                 results = r.normal(size=(n, k, seeds))

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from cnnbench.analysis import exact_tests, stats
 from cnnbench.analysis.contestants import METRICS, Contestant
+from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
@@ -85,12 +86,23 @@ class Comparison:
         that ground alone: such a pair has no p value.
         """
         samples = {c.label: c.samples(self.measure) for c in self.contestants}
-        sizes = self.contestants[0].runs[0].data.sizes
-        images = sizes.test if self.measure.startswith("test_") else sizes.val
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
-        pairs = stats.verdicts(samples, self.baseline, 1 / max(images, 1), self.margin, only, self.share)
+        pairs = stats.verdicts(samples, self.baseline, self._resolution, self.margin, only, self.share)
         finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
         return [_broken(pair) if self._one_broke(pair, finished) else pair for pair in pairs]
+
+    @property
+    def _resolution(self) -> float:
+        """The smallest step of an accuracy: one image."""
+        sizes = self.contestants[0].runs[0].data.sizes
+        return 1 / max(sizes.test if self.measure.startswith("test_") else sizes.val, 1)
+
+    @property
+    def level(self) -> float:
+        """The p value that a single pair has to undercut, if all were corrected by their number alone."""
+        count = len(self.contestants)
+        pairs = count - 1 if self.baseline else count * (count - 1) // 2
+        return LEVEL * self.share / max(pairs, 1)
 
     @staticmethod
     def _one_broke(pair: Pair, finished: dict[str, bool]) -> bool:
@@ -108,6 +120,13 @@ class Comparison:
             return []
         counts = {c.label: (len(c.broken), c.ended) for c in self.contestants if c.ended}
         return exact_tests.failures(counts, self._few_pairs)
+
+    @cached_property
+    def finished_pairs(self) -> dict[tuple[str, str], Pair]:
+        """The verdicts as they would be if no run had broken: those on the finished runs alone, by both contestants."""
+        samples = {c.label: dict(enumerate(c.measured(self.measure))) for c in self.contestants}
+        found = stats.verdicts(samples, self._few_pairs, self._resolution, share=self.share)
+        return {(pair.first, pair.second): pair for pair in found}
 
     def cost_verdicts(self, unit: str) -> list[Exact]:
         """The contestants compared by what it cost to reach the target, in `epochs`, `images` or `seconds`."""
@@ -149,7 +168,7 @@ class Comparison:
             if leader.label in (pair.first, pair.second):
                 seen = pair if pair.first == leader.label else pair.turned
                 unsure = seen.verdict == "not distinguishable"
-                sides[seen.verdict].append(seen.second + (_difference(seen) if unsure else ""))
+                sides[seen.verdict].append(seen.second + (_difference(seen, self) if unsure else ""))
         chosen = any(c.settings > 1 for c in self.contestants)
         mark = f" ({CHOSEN})" if chosen else ""
         found = [f"{side}{mark} than {_enumerate(sides[side])}" for side in ("better", "worse") if sides[side]]
@@ -163,10 +182,13 @@ class Comparison:
             text += self._cheaper(leader, same)
         if open_ := sides["not distinguishable"]:
             text += f" Not distinguishable from it: {_enumerate(open_)}."
-        if found and not same and not open_ and not chosen:
+        tested = all(pair.p is not None for pair in self.pairs if leader.label in (pair.first, pair.second))
+        if found and not same and not open_ and not chosen and tested:
             text += f" {'Each of these differences' if len(ended) > 2 else 'The difference'} is beyond noise."
         for c in ended:
-            if c.broken:
+            if not c.done:
+                text += f" All {c.ended} runs of {c.label} diverged or failed: it is worse on that ground alone."
+            elif c.broken:
                 text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
             if lost := sum(not seeds for seeds in c.tunings.values()):
                 text += f" Of {c.label}, {lost} of {len(c.tunings)} tunings found no setting that trains; "
@@ -185,11 +207,16 @@ class Comparison:
 
     @property
     def claims(self) -> list[tuple[str, str, str, float, list[float]]]:
-        """What documents claim of these contestants: (source, contestant, measure, claimed, measured)."""
+        """What documents claim of these contestants: (source, contestant, measure, claimed, measured).
+
+        Only claims about these images, all of them. A folder may hold them too.
+        """
         found = []
         for contestant in self.contestants:
             run = contestant.runs[0]
             for claim in run.claims:
+                if run.limit is not None or (claim.data not in (None, run.data.name) and run.data.name != "folder"):
+                    continue
                 if all(run.choices.get(group) == option for group, option in claim.match.items()):
                     measure = "val_acc" if claim.metric == "best_val_acc" else "test_acc"
                     measured = contestant.measured(measure)
@@ -205,12 +232,18 @@ def _broken(pair: Pair) -> Pair:
     )
 
 
-def _difference(pair: Pair) -> str:
-    """The difference of a pair with its interval, in percentage points."""
+def _difference(pair: Pair, comparison: Comparison) -> str:
+    """The difference of a pair with its interval, in percentage points, and the seeds that would find one so large."""
     if pair.difference is None or pair.interval is None:
         return ""
     low, high = (f"{100 * bound:+.1f}" for bound in pair.interval)
-    return f" (difference {100 * pair.difference:+.1f}, between {low} and {high})"
+    text = f"difference {100 * pair.difference:+.1f}, between {low} and {high}"
+    few = len(comparison.contestants) <= MOST_PAIRED
+    if few and pair.difference and pair.spreads and any(pair.spreads):
+        needed = stats.seeds_to_find(abs(pair.difference), pair.spreads, comparison.level)
+        count = f"about {needed}" if needed else f"over {stats.MOST_SEEDS}"
+        text += f"; {count} {comparison.unit}s of each would find one so large"
+    return f" ({text})"
 
 
 def _enumerate(words: list[str]) -> str:

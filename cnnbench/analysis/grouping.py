@@ -79,7 +79,7 @@ def compare(
     comparisons = []
     for title, contestants in settings.items():
         ordered = [[seeds[seed] for seed in sorted(seeds)] for seeds in contestants.values()]
-        labels = _labels([seeds[0] for seeds in ordered])
+        labels = shortest_labels([seeds[0] for seeds in ordered])
         if ladder is not None:
             labels = [ladder.labels.get(seeds[0].run_id, label) for label, seeds in zip(labels, ordered, strict=True)]
         labelled = [Contestant(*pair) for pair in zip(labels, ordered, strict=True)]
@@ -126,8 +126,11 @@ def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
     return list(chosen.values())
 
 
-def _labels(runs: list[Record]) -> list[str]:
-    """The shortest names that tell the settings apart: options that differ, then keys that still differ."""
+def shortest_labels(runs: list[Record]) -> list[str]:
+    """The shortest names that tell the settings of these runs apart: options that differ, then keys that still differ.
+
+    Runs of one setting have one name.
+    """
     first = ["optimizer", "model"]
     told = {name for name, role in ROLES.items() if role.decides is Decides.SETTING}
     groups = [*first, *sorted(told.intersection(runs[0].choices).difference(first))]

@@ -1,10 +1,11 @@
 """Verdicts on pairs of contestants, intervals of a mean, and the difference that a number of seeds can find."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from cnnbench.analysis.corrections import LEVEL, Corrected, Floats, Integers
 Verdict = Literal["better", "worse", "equivalent", "not distinguishable"]
 
 _POWER = 0.8
+
+MOST_SEEDS = 999
+"""The largest number of seeds that is said to find a difference."""
 
 _Indices = tuple[Integers, Integers]
 
@@ -43,25 +47,95 @@ def interval(
     return max(mean - half, lowest), min(mean + half, highest)
 
 
-def smallest_difference(spread: float, seeds: int, pairs: int = 1) -> float:
-    """Difference that a comparison with this many seeds would find in about 80 % of cases.
+def power(difference: float, spreads: tuple[float, float], seeds: tuple[int, int], level: float = LEVEL) -> float:
+    """Chance that the test of one pair finds a true difference, in the right direction.
 
-        (t(1 - 0.05 / (2 * pairs); f) + t(0.8; f)) * spread * sqrt(2 / seeds)
-        f = (1.75 - 1.5 / seeds) * (seeds - 1)
+        P(d + z > t(1 - level / 2; f) * e)  with e and f as in `welch`; d and e in units of the true error
 
-    f is what gives `verdicts` this power where both contestants spread alike (fitted by simulation: by Student's own
-    2 * (seeds - 1) the power with 3 seeds would be 62 %). With several pairs it is on the safe side, because `verdicts`
-    corrects by less than the number of pairs.
+    z is standard normal. e and f vary with the two estimated variances, which are independent and chi-squared. So this
+    is the mean of a normal distribution over both, by Gauss and Legendre's rule on their quantiles: right to 0.1
+    percentage points, with 2 seeds to 1. For a constant f it is that of a non-central t distribution.
 
     Args:
-        spread: standard deviation of a single seed's result. An estimate from 3 seeds is often off by a factor of 2,
+        difference: of the true means, above 0.
+        spreads: true standard deviations of a single seed's result, not both 0.
+        seeds: of each contestant, at least 2.
+        level: what the p value has to be below.
+    """
+    error, share = _error(spreads, seeds)
+    return _found(difference / error, _needed(share, seeds, level))
+
+
+def smallest_difference(spreads: tuple[float, float], seeds: tuple[int, int], level: float = LEVEL) -> float:
+    """Difference that the test of one pair finds in 80 % of cases: see `power`.
+
+    Args:
+        spreads: standard deviations of a single seed's result. An estimate from 3 seeds is often off by a factor of 2,
             and the difference with it.
         seeds: of each contestant, at least 2.
-        pairs: how many comparisons there are.
+        level: what the p value has to be below; with several pairs 5 % divided by their number. That is on the safe
+            side, because `verdicts` corrects by less than the number of pairs.
     """
-    freedom = (1.75 - 1.5 / seeds) * (seeds - 1)
-    quantiles = -special.stdtrit(freedom, LEVEL / (2 * pairs)) + special.stdtrit(freedom, _POWER)
-    return float(quantiles) * spread * math.sqrt(2 / seeds)
+    error, share = _error(spreads, seeds)
+    return error * _smallest(round(share, 2), seeds, level)
+
+
+def seeds_to_find(difference: float, spreads: tuple[float, float], level: float = LEVEL) -> int | None:
+    """Seeds of each contestant with which the test of one pair finds a true difference in 80 % of cases.
+
+    Args:
+        difference: above 0.
+        spreads: as in `power`.
+        level: as in `smallest_difference`.
+
+    Returns:
+        None if they are more than `MOST_SEEDS`.
+    """
+    enough = bisect.bisect_left(
+        range(MOST_SEEDS + 1), _POWER, lo=2, key=lambda n: power(difference, spreads, (n, n), level)
+    )
+    return enough if enough <= MOST_SEEDS else None
+
+
+def _error(spreads: tuple[float, float], seeds: tuple[int, int]) -> tuple[float, float]:
+    """The error of the difference, and the share of its square that is the first contestant's."""
+    a, b = (spread**2 / n for spread, n in zip(spreads, seeds, strict=True))
+    return math.sqrt(a + b), a / (a + b) if a + b > 0 else 0.0
+
+
+@cache  # most pairs of a table have one of few shares
+def _smallest(share: float, seeds: tuple[int, int], level: float) -> float:
+    """The difference that is found in 80 % of cases, in true errors."""
+    needed = _needed(share, seeds, level)
+    low, high = 0.0, float(needed.max()) + 1  # the power grows with the difference, from below to above 80 %
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _found(middle, needed) >= _POWER else (middle, high)
+    return high
+
+
+def _needed(share: float, seeds: tuple[int, int], level: float) -> Floats:
+    """How far apart means have to be seen, in true errors, for a grid of values of the two estimated variances."""
+    position, _ = _rule()
+    a, b = (
+        of * n / (n - 1) * special.chdtri(n - 1, 1 - position) for of, n in zip((share, 1 - share), seeds, strict=True)
+    )
+    variances = np.stack(np.broadcast_arrays(a[:, None], b), axis=-1)
+    tests = welch(np.zeros_like(variances), variances, np.array(seeds))
+    return np.asarray(-special.stdtrit(tests.freedom[..., 0, 1], level / 2) * tests.error[..., 0, 1])
+
+
+def _found(distance: float, needed: Floats) -> float:
+    """Share of tests that find a distance, given in true errors."""
+    _, weight = _rule()
+    return float(weight @ special.ndtr(distance - needed) @ weight)
+
+
+@cache
+def _rule() -> tuple[Floats, Floats]:
+    """Positions from 0 to 1 and weights of Gauss and Legendre's rule."""
+    position, weight = np.polynomial.legendre.leggauss(64)
+    return (position + 1) / 2, weight / 2
 
 
 @dataclass(frozen=True)
@@ -76,8 +150,8 @@ class Pair:
     """first is `better`, `worse`, `equivalent` within the margin, or `not distinguishable`."""
     difference: float | None = None
     """Mean of first minus mean of second; None if one of them has no result."""
-    spread: float | None = None
-    """Standard deviation of a single seed's result: the root of the mean of both variances."""
+    spreads: tuple[float, float] | None = None
+    """Standard deviation of a single seed's result, of the first and of the second one."""
     freedom: float | None = None
     """Degrees of freedom of the t-test."""
     raw_interval: tuple[float, float] | None = None
@@ -102,6 +176,7 @@ class Pair:
             first=self.second,
             second=self.first,
             seeds=self.seeds[::-1],
+            spreads=None if self.spreads is None else self.spreads[::-1],
             verdict=opposite.get(self.verdict, self.verdict),
             difference=None if self.difference is None else -self.difference,
             raw_interval=None if self.raw_interval is None else (-self.raw_interval[1], -self.raw_interval[0]),
@@ -203,7 +278,7 @@ def verdicts(
                 seeds=seeds,
                 verdict=verdict,
                 difference=distance,
-                spread=math.sqrt(moments[at, 1].mean()),
+                spreads=(math.sqrt(moments[row[a], 1]), math.sqrt(moments[row[b], 1])),
                 freedom=float(tests.freedom[at]),
                 raw_interval=(distance - raw, distance + raw),
                 raw_p=float(raw_p[at]),

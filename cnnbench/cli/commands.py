@@ -6,6 +6,7 @@ Slow modules are imported only after the words have been checked.
 import itertools
 import json
 import math
+import re
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -194,12 +195,12 @@ def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
 
 def _compare(words: list[str]) -> int:
     parser = command_parser("compare", "Compares finished runs.")
-    own = "by=GROUP | baseline=CONTESTANT | metric=acc | target=0.65,0.7 | margin=1 | apart=true"
+    own = "by=GROUP | baseline=CONTESTANT | metric=acc | target=0.65,0.7 | margin=1 | apart=true | out=FOLDER"
     parser.add_argument("words", nargs="*", metavar=f"FOLDER | {own}")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON, for scripts; write no files")
     parser.add_argument("--dry-run", action="store_true", help="list what would be compared; write no files")
     options = parser.parse_intermixed_args(words)
-    allowed = ["by", "baseline", "metric", "target", "margin", "apart"]
+    allowed = ["by", "baseline", "metric", "target", "margin", "apart", "out"]
     settings, rest = settings_of(options.words, allowed)
     for word in rest:
         if "=" in word and not Path(word).exists():
@@ -215,11 +216,12 @@ def _compare(words: list[str]) -> int:
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
     by, baseline, metric = settings.get("by"), settings.get("baseline"), settings.get("metric", "acc")
+    folders = [Path(word).expanduser() for word in rest]
+    out = _report_folder(folders, {key: value for key, value in settings.items() if f"{key}={value}" != "apart=false"})
     if options.cfg:
         given = {"by": by, "baseline": baseline, "metric": metric, "targets": targets, "margin": margin}
-        print(as_yaml({"folders": rest, **given, "apart": apart == "true"}), end="")
+        print(as_yaml({"folders": rest, **given, "apart": apart == "true", "out": str(out)}), end="")
         return 0
-    folders = [Path(word).expanduser() for word in rest]
     from cnnbench.analysis.grouping import compare
     from cnnbench.analysis.loading import load, load_ladder, load_seeds, load_tuning
 
@@ -238,8 +240,29 @@ def _compare(words: list[str]) -> int:
         return 0
     from cnnbench.report.terminal import show
 
-    show(comparisons, folders[0], tuning)
+    show(comparisons, out, tuning)
     return 0
+
+
+def _report_folder(folders: list[Path], settings: dict[str, str]) -> Path:
+    """Where a comparison is written: `out=`, or a folder of its own below the runs if it asks another question.
+
+    A folder's own report is that of all its runs, as the sweep wrote it. Only the plain command replaces it.
+
+    Raises:
+        ConfigError: `out=` holds other runs, whose report would be lost.
+    """
+    if "out" in settings:
+        out = Path(settings["out"]).expanduser()
+        if out.is_file():
+            raise ConfigError(f"out={out}: is a file, no folder.")
+        if any(out.glob("*/record.json")) and [out.resolve()] != [folder.resolve() for folder in folders]:
+            raise ConfigError(f"out={out}: holds other runs, whose report would be lost. Take another folder.")
+        return out
+    asked = [*map(str, folders[1:]), *(f"{key}={value}" for key, value in settings.items())]
+    if not asked:
+        return folders[0]
+    return folders[0] / "compared" / re.sub(r"[^\w=.,+-]+", "_", "_".join(asked)).strip("_")[:200]
 
 
 def _tune(words: list[str]) -> int:

@@ -69,7 +69,7 @@ OPTIONS = {
 """The options of each command. The command without a name trains."""
 
 _SETTINGS = {
-    "compare": ("by=", "baseline=", "metric=", "target=", "margin=", "apart="),
+    "compare": ("by=", "baseline=", "metric=", "target=", "margin=", "apart=", "out="),
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--format": tuple(FORMATS), "--config-dir": ()}

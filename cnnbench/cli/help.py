@@ -18,7 +18,7 @@ def help_text(options: dict[str, list[str]]) -> str:
     groups = "\n".join(f"  {group:<{width}}  {', '.join(options[group])}" for group in GROUPS)
     return f"""\
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train; a sweep (-m: a,b,c are three runs) ends in a comparison
-cnnbench compare FOLDER... [by=GROUP] [--json]   verdicts, report and figures of finished runs
+cnnbench compare FOLDER... [by=GROUP] [out=DIR]  verdicts, report and figures of finished runs
 cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
 cnnbench list [FOLDER] [--json]                  the runs that are done, running or failed, and the best so far
 cnnbench show RUN [--json]                       a run's settings, epochs and test result

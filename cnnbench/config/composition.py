@@ -59,13 +59,21 @@ class Job:
 
     config: Config
     choices: dict[str, str]
-    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`."""
+    """Which option of each group was taken: `{"optimizer": "adam", "data": "cifar10", ...}`; of a `_target_` that was
+    typed the name of the class."""
     overrides: tuple[str, ...]
     """The words in which the jobs of its sweep differ."""
     typed: tuple[str, ...]
     """The words that give this job alone: all that was typed, with one value of each swept key."""
     config_dir: str | None
     """The folder of the user's own configs, as typed; None without one."""
+
+    @property
+    def label(self) -> str:
+        """The run in a few words, as progress and loggers name it: `adam lr=0.01 activation=tanh, seed 3`."""
+        swept = [word for word in self.overrides if not word.startswith(("optimizer=", "seed="))]
+        words = (word.removeprefix("model=").removeprefix("model.").removeprefix("optimizer.") for word in swept)
+        return f"{' '.join([self.choices['optimizer'], *words])}, seed {self.config.seed}"
 
 
 def as_yaml(config: Config | dict[str, Any]) -> str:
@@ -366,6 +374,10 @@ class Composer:
             several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
             if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
+            group, _, key = override.key_or_group.partition(".")
+            if key == "_target_" and group in taken:  # another class than the option's: its name stands for the option
+                name = str(override.value()).rpartition(".")[2]
+                taken[group] = taken[group] if name.lower() == taken[group] else name
         swept = tuple(word.lstrip("+") for word in combination)
         return Job(config, taken, swept, (*(word.lstrip("+") for word in fixed), *swept), self.config_dir)
 

@@ -154,10 +154,9 @@ def engine_of(name: str, given: DictConfig) -> Engine | None:
     _check_settings(name, given, _ENGINES[name])
     package = name.partition("_")[0]
     if find_spec(package) is None:
-        extra = _EXTRAS[package]
         raise ConfigError(
-            f"hydra/launcher={name}: {package} isn't installed: uv sync --extra {extra} in a clone, "
-            f"pip install 'cnnbench[{extra}]' elsewhere."
+            f"hydra/launcher={name}: {package} isn't installed: uv sync --extra {_EXTRAS[package]} in a clone, "
+            f"pip install {package} elsewhere."
         )
     try:
         settings = OmegaConf.to_object(given)

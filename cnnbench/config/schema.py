@@ -201,6 +201,9 @@ class Claim:
 
     match: dict[str, str] = field(default_factory=dict)
     """The contestant: options by group, such as {optimizer: adam}."""
+    data: str | None = None
+    """The data set that it is about, an option of the group data. It is not compared with results on another one, nor
+    with those of fewer images (`data.limit`, `size=small`); null: any data set."""
     metric: str = "best_val_acc"
     """`best_val_acc` or `test_acc`."""
     value: float = 0.0
@@ -507,7 +510,8 @@ class Config:
     hardware: Hardware = field(default_factory=Hardware, metadata=_ASIDE)
     logger: dict[str, Any] = field(default_factory=dict, metadata=_ASIDE | _SEVERAL)
     """Where the numbers of each epoch go besides the record: Lightning's loggers, each under a name. Options add up:
-    logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name."""
+    logger=[tensorboard,csv]. In their values {folder}, {run} and {name} stand for the run's folder, id and name,
+    {label} for what was swept: `adam lr=0.01, seed 3`."""
     callbacks: dict[str, Any] = field(default_factory=dict, metadata=_SEVERAL)
     """Lightning's callbacks, each under a name. Options add up, such as callbacks=[lr_monitor,mine]."""
     lr: float | None = None

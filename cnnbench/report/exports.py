@@ -13,7 +13,7 @@ from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant, measures
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
-from cnnbench.report.tables import UNITS, Sheet, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import UNITS, Sheet, confused, ledger, main_sheets, per_class, winners
 from cnnbench.results import records
 
 
@@ -49,8 +49,8 @@ def as_csv(comparisons: list[Comparison]) -> str:
 
 
 def _all(comparison: Comparison) -> list[Sheet]:
-    classes = per_class(comparison)
-    return [*main_sheets(comparison), *([classes] if classes else [])]
+    classes = (per_class(comparison), confused(comparison))
+    return [*main_sheets(comparison), *(sheet for sheet in classes if sheet)]
 
 
 def _document(

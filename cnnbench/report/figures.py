@@ -19,8 +19,11 @@ from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.tuning import Entry, setting_of
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
+from cnnbench.report import fonts
+from cnnbench.report.tables import MOST_CLASSES
 from cnnbench.results.records import SearchEpoch
 from cnnbench.runtime import files
+from cnnbench.runtime.progress import short
 
 # Okabe and Ito's colours, distinct with every kind of colour vision; the dashes keep them distinct in grey print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -52,8 +55,8 @@ MOST_TABLES = 6
 MOST_SEARCHES = 2
 """Contestants side by side in the figure of architectures, the first ones."""
 
-MOST_CLASSES = 20
-"""In a confusion matrix; the numbers of more can't be read."""
+_LONGEST = 52
+"""Letters of a contestant's name."""
 
 _WIDTH = 6.4
 """Inches; narrow, so that it can be read on a phone too."""
@@ -74,8 +77,8 @@ def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> 
             files.write_whole(folder / name, lambda file: figure.savefig(file, **options))
             written.append(name)
 
-    with matplotlib.rc_context(_LOOK), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a class's name in Chinese
+    with matplotlib.rc_context(_LOOK | {"font.family": fonts.families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a contestant's name
         styles = _styles(comparisons, tuning)
         for number, comparison in enumerate(comparisons, 1):
             for kind, sketch in sketches.items():
@@ -120,7 +123,7 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
         for contestant in shown:
             curves = [[getattr(row, key) for row in run.history] for run in contestant.done]
             by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
-            _band(axis, by_epoch, _short(contestant.label), styles[contestant.label])
+            _band(axis, by_epoch, short(contestant.label, _LONGEST), styles[contestant.label])
         axis.set(xlabel="epoch", title=f"{name}{left_out}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if all(row.train_loss > 0 for c in shown for run in c.done for row in run.history):
@@ -138,7 +141,7 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     shown = [c for c in shown if c.measured(comparison.measure)]
     if not shown:
         return None
-    labels = [textwrap.fill(_short(c.label), 22) for c in shown]
+    labels = [textwrap.fill(short(c.label, _LONGEST), 22) for c in shown]
     rows = {contestant.label: i for i, contestant in enumerate(shown)}
     claimed = [(value, rows[label]) for _, label, _, value, _ in comparison.claims if label in rows]
     height = 0.4 * len(shown) + 0.14 * sum(label.count("\n") for label in labels) + 0.9
@@ -175,11 +178,13 @@ def _target(comparison: Comparison, styles: Styles) -> Figure | None:
         for i, contestant in enumerate(shown):
             hits = sorted(filter(math.isfinite, contestant.measured(f"target_{unit}", comparison.target)))
             any_hit = any_hit or bool(hits)
-            aside = 0.012 * (i - (len(shown) - 1) / 2)  # so that no line hides another
-            shares = [k / len(contestant.done) + aside for k in range(len(hits) + 1)]
-            name = f"{_short(contestant.label)}: {len(hits)} of {len(contestant.done)}"
+            # So that no line hides another each one is drawn a little above the one before, all between 0 and 100 %.
+            step = 0.012
+            room = 1 - step * (len(shown) - 1)
+            shares = [step * i + room * k / len(contestant.done) for k in range(len(hits) + 1)]
+            name = f"{short(contestant.label, _LONGEST)}: {len(hits)} of {len(contestant.done)}"
             axis.step([0, *hits, end], [*shares, shares[-1]], where="post", label=name, **styles[contestant.label])
-        axis.set(xlabel=f"{unit} of training", xlim=(0, end), ylim=(-0.1, 1.1), yticks=[0, 0.5, 1])
+        axis.set(xlabel=f"{unit} of training", xlim=(0, end), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
         axis.xaxis.set_major_locator(MaxNLocator(integer=unit == "epochs"))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         if not any_hit:
@@ -195,7 +200,7 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
     tables = [(c.label, table) for c in shown if (table := c.confusion)]
     if not tables or len(tables[0][1]) > MOST_CLASSES:
         return None
-    names = [_short(name, 14) for name in shown[0].runs[0].data.classes]
+    names = [short(name, 14) for name in fonts.class_labels(shown[0].runs[0].data.classes)]
     columns = min(len(tables), 2)
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")
@@ -213,7 +218,7 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
         ticks = range(len(names))
         axis.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
         axis.set_yticks(ticks, names, fontsize=size)
-        axis.set_title(textwrap.fill(_short(label), 36), color=styles[label]["color"])
+        axis.set_title(textwrap.fill(short(label, _LONGEST), 36), color=styles[label]["color"])
         axis.set(xlabel="predicted", ylabel="true")
         axis.grid(visible=False)
     if left_out:
@@ -244,7 +249,7 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
             if axis.lines:  # another contestant may search more
                 axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.5)
         axes[0, column].set_title(
-            f"{_short(contestant.label, 30)}\n{properties[0]}" if len(shown) > 1 else properties[0]
+            f"{short(contestant.label, 30)}\n{properties[0]}" if len(shown) > 1 else properties[0]
         )
         axes[-1, column].set_xlabel("epoch of the search")
     return figure
@@ -277,7 +282,7 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
     for i, contestant in enumerate(shown):
         style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
         points = contestant.measured("parameters"), contestant.measured(comparison.measure)
-        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
     axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}")
     if max(counts) >= 10 * min(counts):
         axis.set_xscale("log")
@@ -304,7 +309,7 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
     for i, contestant in enumerate(shown):
         style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
         points = contestant.measured("operations"), contestant.measured(comparison.measure)
-        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=_short(contestant.label), **style)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label), **style)
     if comparison.ladder is not None:
         by_run = {run.run_id: c for c in shown for run in c.runs}
         kept = [by_run[rung.runs[0]] for rung in comparison.ladder.rungs if rung.kept and rung.runs[0] in by_run]
@@ -334,7 +339,7 @@ def _sensitivity(tuning: Tuning, styles: Styles) -> Figure | None:
     figure, axes = _panels([3.2] * len(panels), shown)
     for axis, ((key, log), page) in zip(axes, panels.items(), strict=True):
         for entry in page:
-            style, label = styles[entry.tuned.label], _short(entry.tuned.label)
+            style, label = styles[entry.tuned.label], short(entry.tuned.label, _LONGEST)
             row = shown.index(entry.tuned.label)
             tried = sorted((t.params[key], t.val_acc) for t in entry.trials if t.val_acc is not None)
             axis.plot(*zip(*tried, strict=True) if tried else ([], []), marker="o", markersize=4, label=label, **style)
@@ -373,7 +378,9 @@ def _budget(tuning: Tuning, styles: Styles) -> Figure | None:
         return None
     figure, (axis,) = _panels([3.2], list(curves))
     for label, curve in curves.items():
-        axis.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=_short(label), **styles[label])
+        axis.plot(
+            range(1, len(curve) + 1), curve, marker="o", markersize=3, label=short(label, _LONGEST), **styles[label]
+        )
     for number, label in budget.leaders(tuning.curves)[1:]:
         axis.axvline(number, color="0.6", linewidth=1, linestyle=":", zorder=1)
         if label in curves:
@@ -441,8 +448,3 @@ def _columns(labels: Sequence[str]) -> int:
 
 def _left_out(count: int, most: int = MOST) -> str:
     return f" (the first {most} of {count} contestants)" if count > most else ""
-
-
-def _short(label: str, most: int = 52) -> str:
-    """A label with its middle left out if it is long: what differs may be at either end."""
-    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"

@@ -2,13 +2,17 @@
 
 import json
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from cnnbench.config.schema import Config
+from cnnbench.analysis.grouping import shortest_labels
+from cnnbench.config.composition import config_source
+from cnnbench.config.schema import ROLES, Decides
 from cnnbench.errors import ConfigError, RecordError
 from cnnbench.report.commands import command_of
 from cnnbench.report.tables import Sheet
@@ -23,6 +27,9 @@ class Row:
 
     run: str
     """Its folder, below the one that was listed."""
+    contestant: str
+    """Its setting, as far as the runs in the same folder differ in it."""
+    seed: int
     status: str
     """That of its record, or `running`."""
     epochs: int
@@ -36,6 +43,7 @@ class Row:
     """Why there will be no test accuracy; empty for a run with a test."""
     seconds: float
     """Of training."""
+    config: dict[str, Any]
 
 
 def rows(folder: Path) -> list[Row]:
@@ -46,26 +54,31 @@ def rows(folder: Path) -> list[Row]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder.")
-    found = []
+    together: dict[Path, list[tuple[Path, Record]]] = defaultdict(list)
     for path in records.find(folder):
         try:
             record = records.read(path)
         except RecordError as error:
             print(f"left out: {error}", file=sys.stderr)
-            continue
-        found.append(
-            Row(
-                run=str(path.parent.relative_to(folder)),
-                status=_status(path.parent, record),
-                epochs=len(record.history),
-                of=record.config["epochs"],
-                val_acc=None if record.best is None else record.best.val_acc,
-                test_acc=None if record.test is None else record.test.acc,
-                untested=record.untested,
-                seconds=record.seconds,
-            )
+        else:
+            together[path.parent.parent].append((path.parent, record))
+    return [
+        Row(
+            run=str(run.relative_to(folder)),
+            contestant=label,
+            seed=record.seed,
+            status=_status(run, record),
+            epochs=len(record.history),
+            of=record.config["epochs"],
+            val_acc=None if record.best is None else record.best.val_acc,
+            test_acc=None if record.test is None else record.test.acc,
+            untested=record.untested,
+            seconds=record.seconds,
+            config=record.config,
         )
-    return found
+        for runs in together.values()
+        for (run, record), label in zip(runs, shortest_labels([record for _, record in runs]), strict=True)
+    ]
 
 
 def _status(folder: Path, record: Record) -> str:
@@ -87,10 +100,14 @@ def show_list(folder: Path, as_json: bool) -> None:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
     cells = [
-        [r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc), _tested(r), f"{r.seconds:,.1f}"] for r in found
-    ]
-    columns = ["run", "status", "epochs", "best validation", "test", "seconds"]
-    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=2))
+        [
+            f"{r.contestant}, seed {r.seed}", r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc),
+            _tested(r), f"{r.seconds:,.1f}",
+        ]
+        for r in found
+    ]  # fmt: skip
+    columns = ["contestant", "run", "status", "epochs", "best validation", "test", "seconds"]
+    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=3))
 
 
 def _tested(row: Row) -> str:
@@ -112,9 +129,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     console.print(f"{record.run_id}: {status}", style="bold", highlight=False, markup=False, soft_wrap=True)
     if record.reason:
         console.print(record.reason, highlight=False, markup=False, soft_wrap=True)
-    defaults = identity.flat(identity.experiment(asdict(Config()), ""))
-    said = identity.flat(identity.experiment(record.config, record.data.fingerprint))
-    settings = [[key, str(value)] for key, value in said.items() if value != defaults.get(key)]
+    settings = [[key, str(value)] for key, value in _not_default(record).items()]
     print_sheet(console, Sheet("Settings that are not at their default", ["key", "value"], settings, left=2))
     if record.layers:
         show_layers(record.layers)
@@ -140,6 +155,33 @@ def show_layers(layers: list[Layer]) -> None:
         for each in layers
     ]
     print_sheet(_console(), Sheet("Layers", ["layer", "weights", "", "parameters"], cells, left=3))
+
+
+def _not_default(record: Record) -> dict[str, Any]:
+    """The options that are not the default ones, and the keys that are not at their option's default."""
+    own = Path(record.config_dir or "")
+    with config_source(own if record.config_dir and own.is_dir() else None) as composer:
+        (plain,) = composer.jobs([], multirun=False)
+        options = {
+            group: option
+            for group, option in record.choices.items()
+            if group in ROLES and ROLES[group].decides != Decides.NOTHING and option != plain.choices.get(group)
+        }
+        several = {
+            group: f"[{option.replace('+', ',')}]" if "+" in option else option for group, option in options.items()
+        }
+        try:
+            (same,) = composer.jobs([f"{group}={option}" for group, option in several.items()], multirun=False)
+        except ConfigError:  # an option of the user's own files, which are not here
+            same = plain
+    defaults, values = _experiment(asdict(same.config), record), _experiment(record.config, record)
+    return options | {key: value for key, value in values.items() if value != defaults.get(key)}
+
+
+def _experiment(config: dict[str, Any], record: Record) -> dict[str, Any]:
+    values = identity.flat(identity.experiment(config, record.data.fingerprint))
+    values["lr"] = values.pop("optimizer.lr", None)  # as it is typed
+    return values
 
 
 def _console() -> Console:

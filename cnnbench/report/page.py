@@ -16,9 +16,10 @@ from markupsafe import Markup
 from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.tuning_results import Tuning
+from cnnbench.report import fonts
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.report.figures import MOST, file_name
-from cnnbench.report.tables import Sheet, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import MOST_CLASSES, Sheet, confused, ledger, main_sheets, per_class, winners
 from cnnbench.results import identity
 from cnnbench.results.records import Record
 
@@ -40,7 +41,7 @@ _CAPTIONS = {
     "diverged or failed.",
     "budget": "Best validation accuracy to be expected of so many trials. Rings: another contestant takes the lead.",
     "confusion": "Test images of each true class (rows), in percent, by the class they were taken for (columns); all "
-    "seeds together.",
+    "seeds together.{numbered}",
 }
 
 
@@ -64,7 +65,7 @@ class _Part:
     question: str
     figures: dict[str, _Figure | None]
     tables: list[Sheet]
-    classes: Sheet | None
+    classes: list[Sheet]
     on_test: bool
     """Is the validation set the test set?"""
     untested: str
@@ -112,7 +113,7 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
 
 def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -> _Part:
     labels = [c.label for c in comparison.contestants]
-    classes = per_class(comparison)
+    classes = [sheet for sheet in (per_class(comparison), confused(comparison)) if sheet]
     commands = commands_of(comparison)
     shown = [command for command in commands if command is not None][:MOST_ROWS]
     return _Part(
@@ -123,9 +124,10 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
             judged=comparison.judged.capitalize(), target=comparison.target,
             rungs="; line: what the ladder kept" if comparison.ladder else "",
             claimed="; crosses: what a document claims" if comparison.claims else "",
+            numbered=_numbered(comparison.contestants[0].runs[0].data.classes),
         ),
         tables=[_cut(sheet) for sheet in main_sheets(comparison)],
-        classes=classes and _cut(classes),
+        classes=[_cut(sheet, MOST_CLASSES) for sheet in classes],
         on_test=comparison.contestants[0].runs[0].protocol.validation == "test",
         untested=comparison.untested,
         runs=_runs(comparison, folder),
@@ -134,6 +136,14 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
         fresh=fresh_commands(comparison)[:MOST_ROWS],
         without_command=len(commands) - len(shown),
     )  # fmt: skip
+
+
+def _numbered(classes: list[str]) -> str:
+    """The names of the classes that the figure has only numbers for."""
+    unlike = [
+        f"{label} {name}" for label, name in zip(fonts.class_labels(classes), classes, strict=True) if label != name
+    ]
+    return f" No font installed here has the letters of {', '.join(unlike)}." if unlike else ""
 
 
 def _question(labels: list[str]) -> str:
@@ -158,15 +168,15 @@ def _figures(
     return found
 
 
-def _cut(sheet: Sheet) -> Sheet:
+def _cut(sheet: Sheet, most_rows: int = MOST_ROWS) -> Sheet:
     """The sheet, or as much of it as can be read."""
     most = max(sheet.left, 1) + MOST
     rows, columns, note = sheet.rows, sheet.columns, sheet.note
-    if len(rows) > MOST_ROWS:
-        note += f" The first {MOST_ROWS} of {len(rows):,} rows; comparison.md has them all."
+    if len(rows) > most_rows:
+        note += f" The first {most_rows} of {len(rows):,} rows; comparison.md has them all."
     if len(columns) > most:
         note += f" The first {most - sheet.left} of {len(columns) - sheet.left:,} columns; comparison.md has them all."
-    return replace(sheet, rows=[row[:most] for row in rows[:MOST_ROWS]], columns=columns[:most], note=note.strip())
+    return replace(sheet, rows=[row[:most] for row in rows[:most_rows]], columns=columns[:most], note=note.strip())
 
 
 def _link(record: Record, folder: Path) -> str:

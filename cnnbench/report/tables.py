@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,18 +156,25 @@ def cost_verdicts(comparison: Comparison) -> Sheet:
 
 
 def failures(comparison: Comparison) -> Sheet:
-    """Each pair of which one has broken runs: whether it breaks more often."""
+    """Each pair of which one has broken runs: whether it breaks more often, and how the finished runs compare."""
     counts = {c.label: f"{len(c.broken)} of {c.ended}" for c in comparison.contestants}
     words = {"better": "breaks less often", "worse": "breaks more often"}
-    rows = [
-        [f.first, counts[f.first], words.get(f.verdict, f.verdict), f.second, counts[f.second], _p(f.p)]
-        for f in comparison.failures
-        if not counts[f.first].startswith("0 ") or not counts[f.second].startswith("0 ")
-    ]
+    rows = []
+    for found in comparison.failures:
+        if any(c.broken for c in comparison.contestants if c.label in (found.first, found.second)):
+            said = words.get(found.verdict, found.verdict) if found.smallest_p < LEVEL else "too few runs to say"
+            finished = comparison.finished_pairs[found.first, found.second]
+            rows.append([found.first, counts[found.first], said, found.second, counts[found.second], _p(found.p)])
+            rows[-1] += [*_change(finished), "-" if finished.p is None else _p(finished.p)]
     columns = ["contestant", "broken", "verdict", "compared with", "broken", "p"]
-    note = "Runs that diverged or failed, compared by Fisher's exact test; p is corrected for the number of pairs."
+    columns += ["finished runs: difference", "interval", "p"]
+    note = (
+        f"Runs that diverged or failed, compared by Fisher's exact test, and beside it the {comparison.judged} of the "
+        f"finished runs alone, by Welch's t-test; both corrected for the number of pairs. Read them together: "
+        f"runs that break can leave the lucky ones."
+    )
     if (few := min((f.smallest_p for f in comparison.failures), default=0.0)) >= LEVEL:
-        note += f" With this many seeds p can't be below {_p(few)}, so the counts alone can show nothing."
+        note += f" With this many seeds the p of counts can't be below {_p(few)}, so they alone can show nothing."
     return Sheet("Runs that broke", columns, rows, note, left=1)
 
 
@@ -229,13 +237,10 @@ def _alone(pair: stats.Pair) -> str:
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> str:
     """The smallest difference that the pair's seeds, and that 10 seeds, would find."""
-    if pair.spread is None:
+    if pair.spreads is None or pair.p is None:
         return "-"
-    count = len(comparison.contestants)
-    pairs = count - 1 if comparison.baseline else count * (count - 1) // 2
-    pairs = math.ceil(pairs / comparison.share)
-    sizes = (min(pair.seeds), 10)
-    return " / ".join(f"{100 * stats.smallest_difference(pair.spread, seeds, pairs):.2f}" for seeds in sizes)
+    found = (stats.smallest_difference(pair.spreads, seeds, comparison.level) for seeds in (pair.seeds, (10, 10)))
+    return " / ".join(f"{100 * difference:.2f}" if difference < 1 else ">100" for difference in found)
 
 
 def architectures(comparison: Comparison) -> Sheet:
@@ -264,12 +269,13 @@ def rungs(comparison: Comparison, ladder: Ladder) -> Sheet:
         if not rung.without:
             decided = {None: "", True: "yes", False: "no"}[rung.kept]
             rows.append([rung.name, " ".join(rung.words), accuracies[0], change, decided, accuracies[1], *spent])
+    kept = f"Kept: {' '.join(ladder.top)}" if ladder.top else "Nothing was kept"
     columns = ["rung", "adds", "validation", "change", "kept", "test", *_RUNG_COSTS]
     note = (
         f"Each rung adds to what was kept below it. It is kept if its best validation accuracy is better, by Welch's "
         f"t-test. The tests share 5 % among all rungs: the chance of keeping any useless one is at most 5 %. Change: "
         f"on the last rung that was kept, in percentage points with its interval; of the top with fresh seeds, on the "
-        f"start. The test accuracy decides nothing. Kept: {' '.join(ladder.top) or 'nothing'}."
+        f"start. The test accuracy decides nothing. {kept}."
     )
     return Sheet("Ladder", columns, rows, note, left=2)
 
@@ -328,7 +334,11 @@ def claims(comparison: Comparison) -> Sheet:
         told = ["-", "-"] if mean is None else [f"{mean:.2%}", f"{100 * (mean - claimed):+.2f}"]
         rows.append([source, label, names[measure], f"{claimed:.2%}", *told])
     columns = ["source", "contestant", "measure", "claimed", "measured", "difference"]
-    return Sheet("What the documents claim", columns, rows, "Differences in percentage points.", left=3)
+    note = "Differences in percentage points."
+    run = comparison.contestants[0].runs[0]
+    if about := sorted({claim.data for claim in run.claims if claim.data and claim.data != run.data.name}):
+        note += f" Claimed of {', '.join(about)}: they say nothing of this folder unless it holds the same images."
+    return Sheet("What the documents claim", columns, rows, note, left=3)
 
 
 def winners(tuning: Tuning) -> Sheet:
@@ -371,15 +381,52 @@ def _name(entry: Entry, tuning: Tuning) -> str:
     return f"{entry.tuned.label}, tuning {entry.tuned.tuning}" if tuning.repeated else entry.tuned.label
 
 
+MOST_CLASSES = 20
+"""With more classes a confusion matrix can't be read: the page has the worst classes and the most confused pairs."""
+
+MOST_CONFUSED = 50
+"""Pairs of classes in a table."""
+
+
 def per_class(comparison: Comparison) -> Sheet | None:
-    """Test accuracy by class; None where no test set was opened."""
+    """Test accuracy by class, with many classes the worst ones first; None where no test set was opened."""
     shown = [c for c in comparison.contestants if c.per_class]
     if not shown:
         return None
     names = shown[0].runs[0].data.classes
-    columns = zip(*(c.per_class for c in shown), strict=True)
-    rows = [[name, *("-" if v is None else f"{v:.1%}" for v in row)] for name, row in zip(names, columns, strict=True)]
-    return Sheet("Test accuracy by class", ["class", *(c.label for c in shown)], rows, "Means over seeds.")
+    found = list(zip(names, zip(*(c.per_class for c in shown), strict=True), strict=True))
+    note = "Means over seeds."
+    if len(names) > MOST_CLASSES:
+        found.sort(key=lambda row: _mean_of(row[1]))
+        note += " The classes that are worst over all contestants come first."
+    rows = [[name, *("-" if v is None else f"{v:.1%}" for v in row)] for name, row in found]
+    return Sheet("Test accuracy by class", ["class", *(c.label for c in shown)], rows, note)
+
+
+def _mean_of(shares: Sequence[float | None]) -> float:
+    """Mean of what is known; a class without images comes last."""
+    known = [share for share in shares if share is not None]
+    return statistics.fmean(known) if known else math.inf
+
+
+def confused(comparison: Comparison) -> Sheet | None:
+    """The pairs of classes that are confused most; None with few classes, whose confusion matrix is a figure."""
+    shown = [c for c in comparison.contestants if c.confusion]
+    if not shown or len(shown[0].confusion) <= MOST_CLASSES:
+        return None
+    names = shown[0].runs[0].data.classes
+    shares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(shown))
+    for i, contestant in enumerate(shown):
+        for true, row in zip(names, contestant.confusion, strict=True):
+            for taken, images in zip(names, row, strict=True):
+                if images and taken != true:
+                    shares[true, taken][i] = images / sum(row)
+    pairs = sorted(shares, key=lambda pair: -sum(shares[pair]))
+    rows = [[*pair, *(f"{share:.1%}" for share in shares[pair])] for pair in pairs[:MOST_CONFUSED]]
+    note = "Share of a class's test images that were taken for another class, all seeds together. The first "
+    note += f"{len(rows)} of {len(pairs):,} pairs."
+    columns = ["class", "taken for", *(c.label for c in shown)]
+    return Sheet("Classes that are confused most", columns, rows, note, left=2)
 
 
 def _setting(params: dict[str, Any]) -> str:

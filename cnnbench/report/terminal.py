@@ -1,7 +1,9 @@
 """The comparison on the terminal, and the writing of its files."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +20,7 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
 
     In this order: whoever reads only the head of what is printed finds the files whole.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if Console().is_terminal else 160)
     try:
         written = _write(comparisons, folder, tuning)
@@ -58,14 +61,50 @@ MOST_PRINTED = 60
 
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
-    """Shows a table on the terminal, its first rows if there are many."""
+    """Shows a table on the terminal, its first rows if there are many, and its first columns if it is too wide."""
+    rows = sheet.rows[:MOST_PRINTED]
+    for lines, longest in ((True, 32), (False, 32), (False, 16)):
+        around = 3 * len(sheet.columns) + 1 if lines else len(sheet.columns) - 1
+        widths = _widths(sheet, rows, console.width - around, longest)
+        if sum(widths) + around <= console.width:
+            break
+    else:
+        if len(sheet.columns) > 2:
+            print_sheet(console, _without(sheet, sheet.columns[-1]))
+            return
     table = Table(
-        title=sheet.title, title_justify="left", title_style="bold", caption=sheet.note, caption_justify="left"
-    )
-    for i, name in enumerate(sheet.columns):
-        table.add_column(name, justify="left" if i < sheet.left else "right", overflow="fold")
-    for row in sheet.rows[:MOST_PRINTED]:
+        title=sheet.title, title_justify="left", title_style="bold", caption=sheet.note, caption_justify="left",
+        box=box.HEAVY_HEAD if lines else box.SIMPLE_HEAD, show_edge=lines, padding=(0, 1) if lines else 0,
+    )  # fmt: skip
+    for i, (name, width) in enumerate(zip(sheet.columns, widths, strict=True)):
+        table.add_column(name, justify="left" if i < sheet.left else "right", overflow="fold", width=width)
+    for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)
     if len(sheet.rows) > MOST_PRINTED:
         console.print(f"{len(sheet.rows) - MOST_PRINTED:,} more rows are in comparison.md.", highlight=False)
+
+
+def _widths(sheet: Sheet, rows: list[list[str]], room: int, longest: int) -> list[int]:
+    """Widths of the columns, which take no more than `room` if they can.
+
+    A column is never narrower than its longest word; a word of more than `longest` letters may be broken in the
+    columns of words, but not in their headings.
+    """
+    widths, least = [], []
+    for i, name in enumerate(sheet.columns):
+        cells = [row[i] for row in rows]
+        word = max((len(part) for cell in cells for part in cell.split()), default=1)
+        least.append(max(word if i >= sheet.left else min(word, longest), *map(len, name.split())))
+        widths.append(max(map(len, [name, *cells])))
+    while sum(widths) > room and widths != least:
+        widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
+        widths[widest] -= 1
+    return widths
+
+
+def _without(sheet: Sheet, column: str) -> Sheet:
+    """The sheet without its last column, which its note names."""
+    said = " A wider terminal shows more columns:"
+    note = f"{sheet.note}, {column}" if said in sheet.note else f"{sheet.note}{said} {column}"
+    return replace(sheet, columns=sheet.columns[:-1], rows=[row[:-1] for row in sheet.rows], note=note)

@@ -292,6 +292,11 @@ class Record:
         return f"{self.test.acc:.2%}" if self.test else "not tested" if self.untested else "-"
 
     @property
+    def limit(self) -> int | None:
+        """`data.limit`: at most so many training images; None takes all."""
+        return self._reported.data.limit
+
+    @property
     def reason(self) -> str:
         """The last line of the error, which names the cause; empty without an error."""
         return (self.error or "").strip().rpartition("\n")[2]

@@ -16,22 +16,49 @@ REFRESH = 0.25
 """Seconds between two updates of the loss on the screen, as each synchronises with the GPU."""
 
 
-class _Detail(ProgressColumn):
-    """Loss, accuracy and speed of a run."""
+def short(label: str, most: int) -> str:
+    """A label with its middle left out if it is longer than `most`: what differs may be at either end."""
+    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
+
+
+class _Name(ProgressColumn):
+    """What a bar is about, so short that it fits into `width` characters."""
+
+    width: int
+
+    def __init__(self, width: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self.width = width
 
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("detail", "")), style="cyan")
+        return Text(short(task.description, self.width))
+
+
+class _Detail(ProgressColumn):
+    """Epoch, accuracy, loss and speed of a run: as many of its numbers as fit into `width` characters."""
+
+    width: int
+
+    def __init__(self, width: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self.width = width
+
+    def render(self, task: Task) -> Text:
+        numbers: list[str] = list(task.fields.get("numbers", ()))
+        while len(" ".join(numbers)) > self.width:
+            numbers.pop()
+        return Text(" ".join(numbers), style="cyan")
 
 
 def _progress(console: Console) -> Progress:
-    wide = console.width >= 110
+    name, bar = 3 * console.width // 10, console.width // 10
+    rest = len(" 100%  0:00:00 ")
     return Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=40 if wide else 8)),
-        BarColumn(bar_width=24 if wide else 4),
+        _Name(name),
+        BarColumn(bar_width=bar),
         TextColumn("{task.percentage:>3.0f}%"),
-        _Detail(),
+        _Detail(console.width - name - bar - rest),
         TimeRemainingColumn(),
-        TextColumn("left", style="progress.remaining"),
         console=console,
         transient=True,
         refresh_per_second=4,
@@ -86,7 +113,7 @@ class Screen(Protocol):
         """Starts the display of a new or resumed run.
 
         Args:
-            run: the run's id.
+            run: what it is called.
             epochs: its number of epochs.
         """
 
@@ -176,13 +203,17 @@ class Line:
     _sweep: Sweep
     _bar: TaskID
     _run: str
-    """The id of the current run."""
+    """What the current run is called."""
     _epochs: int
     """Number of epochs of the current run."""
     _earlier: float
     """Epochs of earlier runs."""
     _current: float
     """Epochs of the current run so far."""
+    _numbers: list[str]
+    """What is shown of it after its epoch: loss, accuracy and speed."""
+    _validated: list[str]
+    """Its last validation accuracy, once there is one."""
     _printed: float
     """When an epoch was last printed, on the clock of `time.monotonic`."""
 
@@ -191,6 +222,7 @@ class Line:
         self._bar = sweep.progress.add_task("", total=1, visible=False)
         self._run, self._epochs = "", 0
         self._earlier, self._current = 0.0, 0.0
+        self._numbers, self._validated = [], []
         self._printed = time.monotonic()
 
     @property
@@ -211,30 +243,40 @@ class Line:
         """Starts the bar of a run.
 
         Args:
-            run: the run's id.
+            run: what it is called.
             epochs: its number of epochs.
         """
         self._run, self._epochs = run, epochs
-        self._sweep.progress.reset(self._bar, total=epochs, description=run, detail="", visible=True)
+        self._numbers, self._validated = [], []
+        self._sweep.progress.reset(self._bar, total=epochs, description=run, numbers=(), visible=True)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
         """Moves the bars of the run and of the sweep to `epoch`, and shows the numbers."""
         self._current = epoch
-        speed = f"{images_per_second:,.0f} images/s"
-        detail = f"epoch {math.ceil(epoch)}/{self._epochs} loss {loss:.3f} acc {accuracy:.1%} {speed}"
-        self._sweep.progress.update(self._bar, completed=epoch, detail=detail)
-        self._sweep.update()
+        self._numbers = [f"loss {loss:.3f}", f"acc {accuracy:.1%}", f"{images_per_second:,.0f} images/s"]
+        self._show()
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Prints a finished epoch if there is no terminal, at most every ten seconds."""
-        if self.visible or time.monotonic() - self._printed < 10:
-            return
+        """Shows a finished epoch; without a terminal in a line of its own, at most every ten seconds."""
+        self._current, self._validated = row["epoch"], [f"val {row['val_acc']:.1%}"]
+        if self.visible:
+            self._show()
+        elif time.monotonic() - self._printed >= 10:
+            self._print(row)
+
+    def _print(self, row: dict[str, float]) -> None:
         self._printed = time.monotonic()
         self.say(
             f"{self._run}: epoch {row['epoch']}/{self._epochs}, training loss {row['train_loss']:.3f}, "
             f"validation accuracy {row['val_acc']:.2%}, {row['images_per_second']:,.0f} images/s, "
             f"about {_duration((self._epochs - row['epoch']) * row['seconds'])} left"
         )
+
+    def _show(self) -> None:
+        """Moves the bars, and shows the numbers, the most telling ones first."""
+        numbers = [f"epoch {math.ceil(self._current)}/{self._epochs}", *self._validated, *self._numbers]
+        self._sweep.progress.update(self._bar, completed=self._current, numbers=numbers)
+        self._sweep.update()
 
     def finish(self) -> None:
         """Counts the run as complete in the sweep's bar."""

@@ -17,11 +17,6 @@ def folder_of(job: Job, images: ImageSet) -> Path:
     return Path(job.config.runs_dir).expanduser() / job.config.name / name
 
 
-def already(record: Record) -> str:
-    """The line that says of a finished run that it isn't run again."""
-    return f"{record.run_id}: already {record.status} (force=true runs it again)"
-
-
 def finished(folder: Path, config: Config) -> Record | None:
     """The record of a run that has ended and is not to be run again; None for any other."""
     path = folder / "record.json"

@@ -3,6 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -62,7 +63,7 @@ class _Climber:
         self._additions, self._omissions = len(config.ladder), len(config.leave_out)
         self.folder = Path(config.runs_dir).expanduser() / config.name
         self.ladder = Ladder([])
-        self._ended: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}
 
     def begin(self) -> list[Task]:
         """Returns the runs of the start."""
@@ -70,18 +71,20 @@ class _Climber:
 
     def after(self, record: Record, say: Callable[[str], None]) -> list[Task]:
         """Returns the runs of the next rung if `record` ended the current one, else nothing."""
-        self._ended[record.run_id] = record
-        rung = self.ladder.rungs[-1]
-        if not all(run_id in self._ended for run_id in rung.runs):
-            return []
-        self._decide(rung, say)
-        self.ladder.write(self.folder)
-        for step in self._steps:
-            if step.fresh and not self.ladder.top:  # they would repeat the start
-                continue
+        self._records[record.run_id] = record
+        due: list[Task] = []
+        while not due and all(run_id in self._records for run_id in self.ladder.rungs[-1].runs):
+            self._decide(self.ladder.rungs[-1], say)
+            self.ladder.write(self.folder)
+            step = next(self._steps, None)
+            if step is not None and step.fresh and not self.ladder.top:  # they would repeat the start
+                say("nothing was kept")
+                step = next(self._steps, None)
+            if step is None:
+                break
             words = [f"seed={self._fresh_seeds()}"] if step.fresh else step.words
-            return self._put(step, self._jobs_of([*self.ladder.top, *words]))
-        return []
+            due = self._put(step, self._jobs_of([*self.ladder.top, *words]))
+        return due
 
     def _fresh_seeds(self) -> str:
         """As many seeds as the start has, which decided nothing."""
@@ -89,15 +92,17 @@ class _Climber:
         return ",".join(str(max(seeds) + 1 + i) for i in range(len(seeds)))
 
     def _put(self, rung: Rung, jobs: list[Job]) -> list[Task]:
-        tasks = list(zip(jobs, self._images, strict=True))
-        rung.runs = [folder_of(*task).name for task in tasks]
+        """Adds a rung, and returns those of its runs that have not ended."""
+        named = [replace(job, overrides=(*rung.words, *job.overrides)) for job in jobs]
+        tasks = {folder_of(*task).name: task for task in zip(named, self._images, strict=True)}
+        rung.runs = list(tasks)
         self.ladder.rungs.append(rung)
         self.ladder.write(self.folder)
-        self._ended = {}
-        return tasks
+        return [task for run_id, task in tasks.items() if run_id not in self._records]  # a rung may change nothing
 
     def _decide(self, rung: Rung, say: Callable[[str], None]) -> None:
-        results = Contestant(rung.name, list(self._ended.values())).by_seed("val_acc")
+        records = [self._records[run_id] for run_id in rung.runs]
+        results = Contestant(rung.name, records).by_seed("val_acc")
         if rung.fresh:
             say(f"{rung.name}: validation accuracy {fmean(results.values()):.2%}, on seeds that decided nothing")
             return
@@ -106,7 +111,7 @@ class _Climber:
             rung.kept = True
             self._results = results
             return
-        images = next(iter(self._ended.values())).data.sizes.val
+        images = records[0].data.sizes.val
         pair = judge(self._results, results, images, self._omissions if rung.without else self._additions)
         change = "no result" if pair.difference is None else f"validation accuracy {100 * pair.difference:+.2f} points"
         if rung.without:

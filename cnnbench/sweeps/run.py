@@ -32,7 +32,7 @@ from cnnbench.runtime.progress import Screen, Sweep
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
 from cnnbench.sweeps import extension
-from cnnbench.sweeps.folders import already, finished, folder_of
+from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.training import checkpoints, initialisation, parts, regularizers, transfer
 from cnnbench.training.epoch import Epoch
 from cnnbench.training.loggers import Loggers
@@ -67,12 +67,12 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     except Timeout:
         raise Busy(str(folder)) from None
     with holding:
-        screen.start(folder.name, config.search_epochs + config.epochs)
+        screen.start(job.label, config.search_epochs + config.epochs)
         try:
             record = finished(folder, config)
             collectives.broadcast(record is None)
             if record is not None:
-                screen.say(already(record))
+                screen.say(f"{job.label}: already {record.status} (force=true runs it again)")
                 return record
             for temporary in folder.glob(".*.*"):  # a killed process was writing it
                 temporary.unlink()
@@ -259,8 +259,8 @@ class _Run:
 
     def _search(self) -> None:
         """Searches, or resumes or reads a search, and puts the model that it found into the config."""
-        config, screen, name = self.config, self.surroundings.screen, self.folder.name
-        screen.start(f"{name} search", config.search_epochs)
+        config, screen, name = self.config, self.surroundings.screen, self.job.label
+        screen.start(f"search, {name}", config.search_epochs)
 
         def keep(found: dict[str, Any]) -> None:
             self.result.search = decode(records.Search, found)
@@ -277,7 +277,9 @@ class _Run:
         if state:
             module.history = state.module["history"]
             self._take_history()
-        with Loggers(config, self.job.choices, folder, module.history, self.surroundings.screen) as self.loggers:
+        with Loggers(
+            config, self.job.choices, self.job.label, folder, module.history, self.surroundings.screen
+        ) as self.loggers:
             training = Training(
                 config,
                 module,

@@ -24,7 +24,7 @@ from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
 from cnnbench.runtime.progress import Sweep, loading
-from cnnbench.sweeps.folders import already, finished, folder_of
+from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ def carry_out(
     workers = min(workers, total)
     results: list[Record] = []
     code = 0
+    earlier = _ended(due)  # each has its line already
     with Sweep(total, epochs) as screen:
         running = _running(due, workers, engine, screen)
         waiting: set[str] = set()
@@ -223,10 +224,12 @@ def carry_out(
                 with contextlib.suppress(RecordError):
                     result = records.read(folder / "record.json")
                     results.append(result)
-                    if total > 1 and ended.exit_code == 0:
-                        screen.say(_line(result))
+                    if total > 1 and ended.exit_code == 0 and folder not in earlier:
+                        screen.say(f"{ended.task[0].label}: {_outcome(result)}")
                     if result.status != "interrupted":
-                        due.extend(after(result, screen.say))
+                        new = after(result, screen.say)
+                        earlier |= _ended(new)
+                        due.extend(new)
     return results, code
 
 
@@ -240,7 +243,7 @@ def _running(due: deque[Task], workers: int, engine: Engine | None, screen: Swee
         if record is None or job.config.hardware.processes > 1:  # several processes have to agree first
             ahead.append(task)
             continue
-        screen.say(already(record))
+        screen.say(f"{job.label}: already {record.status} (force=true runs it again)")
         screen.skip(job.config.search_epochs + job.config.epochs)
         yield Ended(task, 0)
     if not ahead:
@@ -254,6 +257,11 @@ def _running(due: deque[Task], workers: int, engine: Engine | None, screen: Swee
         yield from side_by_side(due, workers, screen)
     else:
         yield from _one_by_one(due, screen)
+
+
+def _ended(tasks: Iterable[Task]) -> set[Path]:
+    """The folders of the runs that have ended and are not run again."""
+    return {folder for task in tasks if finished(folder := folder_of(*task), task[0].config)}
 
 
 def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]:
@@ -275,12 +283,12 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
             yield Ended(task, 0)
 
 
-def _line(record: Record) -> str:
+def _outcome(record: Record) -> str:
     if record.status != "done" or record.best is None:
-        return f"{record.run_id}: {record.status}: {record.reason}"
+        return f"{record.status}: {record.reason}"
     test = "" if record.test is None else f", test {record.test.acc:.2%}"
     missed = f"; no correct image of: {names}" if (names := _missed(record)) else ""
-    return f"{record.run_id}: validation {record.best.val_acc:.2%}{test}{missed}"
+    return f"validation {record.best.val_acc:.2%}{test}{missed}"
 
 
 def _missed(record: Record) -> str:

@@ -174,6 +174,7 @@ class _Study:
         plan, tuned = self.plan, self.plan.contestants[i]
         words = words_of(plan, tuned, params, plan.first_seed(tuned.tuning) + fresh)
         (job,) = self._composer.jobs(words, multirun=False)
+        job = replace(job, overrides=tuple(words[len(plan.words) :]))  # in which the tuning's runs differ
         if fresh == 0:
             job.config.test = False
             job.config.runs_dir, job.config.name = str(self.folder), tuning.FOLDER

@@ -59,6 +59,7 @@ class Loggers(LightningLogger):
     Args:
         config: of the run.
         choices: the option of each config group.
+        label: the run in a few words.
         folder: the run's folder.
         history: the epochs so far.
         screen: shows warnings.
@@ -73,16 +74,22 @@ class Loggers(LightningLogger):
     """The loggers that have not failed, by name."""
 
     def __init__(
-        self, config: Config, choices: dict[str, str], folder: Path, history: list[dict[str, float]], screen: Screen
+        self,
+        config: Config,
+        choices: dict[str, str],
+        label: str,
+        folder: Path,
+        history: list[dict[str, float]],
+        screen: Screen,
     ) -> None:
         super().__init__()
         self._folder, self._screen = folder, screen
         self._loggers = {}
-        placeholders = {"{folder}": str(folder), "{run}": folder.name, "{name}": config.name}
+        placeholders = {"{folder}": str(folder), "{run}": folder.name, "{label}": label, "{name}": config.name}
         for name, spec in config.logger.items():
             with self._drops_failing(name):
                 self._loggers[name] = build(f"logger.{name}", _filled(spec, placeholders))
-        self.log_hyperparams(hyperparameters(config, choices))
+        self.log_hyperparams({"run": label} | hyperparameters(config, choices))
         for row in history:
             self.epoch(row)
 
@@ -146,7 +153,7 @@ class Loggers(LightningLogger):
 
 
 def _filled(spec: Spec, placeholders: dict[str, str]) -> Spec:
-    """A logger's config with `{folder}`, `{run}` and `{name}` replaced."""
+    """A logger's config with `{folder}`, `{run}`, `{label}` and `{name}` replaced."""
     filled = {}
     for key, value in spec.items():
         for placeholder, text in placeholders.items():

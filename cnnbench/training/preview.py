@@ -1,14 +1,15 @@
-"""A preview: the first images of a run's first batch, augmented, as a PNG file."""
+"""A preview: the first images of a run's first batch, augmented, with their classes, as a PNG file."""
 
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from cnnbench.config.schema import Config
 from cnnbench.data.augmentation import mixed
 from cnnbench.data.datamodule import ImageData, statistics
 from cnnbench.data.images import ImageSet
+from cnnbench.report import fonts
 from cnnbench.runtime import files
 from cnnbench.runtime.randomness import Stream, derived_seed
 from cnnbench.training import parts
@@ -16,9 +17,17 @@ from cnnbench.training import parts
 SIDE = 8
 """The number of images in a row, and of rows."""
 
+_LETTERS = 10
+"""Height in pixels of the letters below an image."""
+
+_NAME = _LETTERS + 4
+"""Height in pixels of the line for the class below an image."""
+
 
 def preview(config: Config, images: ImageSet, path: Path) -> None:
     """Writes up to 64 images of the first epoch's first batch as a PNG file, augmented but not normalised.
+
+    Below each one stands its class; below a mixture the class of the larger part.
 
     Small images are enlarged by a whole factor, without smoothing, to at most 64 pixels.
 
@@ -39,14 +48,28 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
     if augment is not None:
         batch = augment(batch, positions, 0, generator)
     if config.augment.mixup or config.augment.cutmix:
-        batch, _, _ = mixed(batch, config.augment.mixup, config.augment.cutmix, generator)
+        batch, share, partner = mixed(batch, config.augment.mixup, config.augment.cutmix, generator)
         batch = batch.float().round().to(torch.uint8)
+        positions = positions if share >= 0.5 else positions[partner]
     shown = batch[: SIDE * SIDE].permute(0, 2, 3, 1).numpy()
     _, height, width, channels = shown.shape
     scale = max(1, 64 // max(height, width))
-    canvas = Image.new("RGB", (SIDE * (width * scale + 2), -(-len(shown) // SIDE) * (height * scale + 2)), "white")
-    for i, pixels in enumerate(shown):
+    high, wide = height * scale, width * scale
+    canvas = Image.new("RGB", (SIDE * (wide + 2), -(-len(shown) // SIDE) * (high + 2 + _NAME)), "white")
+    names = fonts.class_labels(list(images.classes))
+    for i, (pixels, label) in enumerate(zip(shown, images.train_labels[positions[: len(shown)].numpy()], strict=True)):
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("RGB")
-        corner = (i % SIDE * (width * scale + 2), i // SIDE * (height * scale + 2))
-        canvas.paste(image.resize((width * scale, height * scale), Image.Resampling.NEAREST), corner)
+        x, y = i % SIDE * (wide + 2), i // SIDE * (high + 2 + _NAME)
+        canvas.paste(image.resize((wide, high), Image.Resampling.NEAREST), (x, y))
+        canvas.paste(_written(names[label], wide), (x, y + high + 2))
     files.write_whole(path, lambda file: canvas.save(file, format="PNG"))
+
+
+def _written(name: str, width: int) -> Image.Image:
+    """A name in black on white, with as many letters as fit into a width."""
+    font = ImageFont.truetype(fonts.file_for(name), _LETTERS)
+    while font.getlength(name) > width:
+        name = name.rstrip("…")[:-1] + "…"
+    line = Image.new("RGB", (width, _LETTERS + 2), "white")
+    ImageDraw.Draw(line).text((0, 0), name, fill="black", font=font)
+    return line

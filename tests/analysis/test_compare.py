@@ -79,12 +79,12 @@ def test_labels_say_what_differs(command, here: Path) -> None:
         "sgd augment=none",
         "sgd augment=flip_crop",
     ]
-    result = command("compare runs by=optimizer")
+    result = command("compare runs by=optimizer out=runs")
     rows = table(here / "runs")
     assert list(rows) == ["adam augment=none lr=0.01", "sgd augment=none"]
     assert rows["adam augment=none lr=0.01"]["settings_tried"] == "2"
     assert "(best of 2)" in result.out
-    result = command("compare runs by=optimiser")
+    result = command("compare runs by=optimiser out=runs")
     assert result.code == 2
     assert "Did you mean 'optimizer'?" in result.err
 
@@ -105,7 +105,7 @@ def test_different_data_or_protocol_are_not_put_side_by_side(command, here: Path
         assert words in refused.err
     assert refused.err.count("\n") == 1
     assert not (here / "runs" / "comparison.md").exists()
-    result = command("compare runs apart=true")
+    result = command("compare runs apart=true out=runs")
     assert result.code == 0
     assert result.out.count("Accuracy  ") == 3
     assert "VALIDATION IS THE TEST SET" in result.out
@@ -131,7 +131,7 @@ def test_several_folders_and_runs_that_were_put_aside(command, here: Path) -> No
     write(here / "b", made("optimizer=sgd"))
     write(here / "a" / "adam" / ".old", made("optimizer=rmsprop"))
     command("compare a b")
-    assert sorted(table(here / "a")) == ["adam", "sgd"]
+    assert sorted(table(here / "a" / "compared" / "b")) == ["adam", "sgd"]
 
 
 def test_the_same_records_give_the_same_files(command, here: Path) -> None:
@@ -155,18 +155,73 @@ def test_verdicts_against_all_and_against_a_baseline(command, here: Path) -> Non
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "| adam | better | sgd | 3 | +40.00 | [+15.16, +64.84] | 0.020 |" in markdown
     assert "adam has the best validation accuracy and 90.00% on the test images; it is better than sgd." in markdown
-    command("compare runs baseline=adam")
+    command("compare runs baseline=adam out=runs")
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "| sgd | worse | adam | 3 | -40.00 | [-64.84, -15.16] | 0.020 |" in markdown
     assert "The baseline is adam, with 90.00% on the test images; it is better than sgd." in markdown
-    command("compare runs baseline=sgd")
+    command("compare runs baseline=sgd out=runs")
     assert (
         "The baseline is sgd, with 50.00% on the test images; it is worse than adam."
         in (here / "runs" / "comparison.md").read_text()
     )
-    result = command("compare runs baseline=sgdd")
+    result = command("compare runs baseline=sgdd out=runs")
     assert result.code == 2
     assert "Did you mean 'sgd'? Allowed: adam, sgd." in result.err
+
+
+def test_another_question_leaves_the_sweep_s_own_report_alone(command, here: Path) -> None:
+    write(here / "runs" / "a", *seeds("optimizer=adam", [0.8, 0.9]), *seeds("optimizer=sgd", [0.5, 0.6]))
+    write(here / "runs" / "b", *seeds("optimizer=momentum", [0.7, 0.7]))
+    assert command("compare runs/a apart=false").code == 0
+    own = {path: path.read_bytes() for path in (here / "runs" / "a").glob("*.*") if path.is_file()}
+    for words, folder in (
+        ("runs/a baseline=sgd", "runs/a/compared/baseline=sgd"),
+        ("runs/a apart=true target=0.5", "runs/a/compared/apart=true_target=0.5"),
+        ("runs/a runs/b", "runs/a/compared/runs_b"),
+        ("runs/a baseline=adam out=mine/pages", "mine/pages"),
+    ):
+        result = command(f"compare {words}")
+        assert (result.code, result.err) == (0, "")
+        assert f"\n{folder}/report.html (beside it" in result.out
+        assert {"comparison.md", "report.html"} <= {path.name for path in (here / folder).iterdir()}
+        assert {path: path.read_bytes() for path in own} == own
+    assert "momentum" in (here / "runs" / "a" / "compared" / "runs_b" / "comparison.md").read_text()
+    for words in ("runs/a out=runs/b", "runs/a runs/b out=runs/a"):
+        result = command(f"compare {words}")
+        assert result.code == 2
+        assert result.err.endswith("holds other runs, whose report would be lost. Take another folder.\n")
+    assert not (here / "runs" / "b" / "comparison.md").exists()
+    assert command("compare runs/a baseline=sgd out=runs/a").code == 0
+    assert "The baseline is sgd" in (here / "runs" / "a" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "about", "data", "shown"),
+    [
+        ("", "digits", "digits", True),
+        ("", None, "digits", True),
+        ("", "cifar10", "digits", False),
+        ("data.limit=50", "digits", "digits", False),
+        ("size=small", "digits", "digits", False),
+        ("", "cifar10", "folder", True),
+    ],
+)
+def test_a_claim_is_compared_with_what_it_is_about(
+    command, here: Path, words: str, about: str | None, data: str, shown: bool
+) -> None:
+    runs = [made(f"optimizer={name} {words}", (0.6,), 0.6) for name in ("adam", "sgd")]
+    for run in runs:
+        run["data"]["name"] = data
+        run["config"]["claims"] = [
+            {"match": {"optimizer": "adam"}, "data": about, "metric": "test_acc", "value": 0.9, "source": "doc 3"}
+        ]
+    write(here / "runs", *runs)
+    result = command("compare runs")
+    assert result.code == 0
+    markdown = (here / "runs" / "comparison.md").read_text()
+    assert ("| doc 3 | adam | test | 90.00% | 60.00% | -30.00 |" in markdown) == shown
+    caveat = "Claimed of cifar10: they say nothing of this folder unless it holds the same images."
+    assert (caveat in markdown) == (data == "folder")
 
 
 def test_what_few_seeds_can_not_say(command, here: Path) -> None:
@@ -181,7 +236,7 @@ def test_what_few_seeds_can_not_say(command, here: Path) -> None:
 
 def test_seeds_need_not_be_the_same(command, here: Path) -> None:
     write(here / "runs", *seeds("optimizer=adam", [0.3, 0.5, 0.7]), *seeds("optimizer=sgd", [0.3, 0.5, 0.7, 0.9]))
-    command("compare runs baseline=sgd")
+    command("compare runs baseline=sgd out=runs")
     assert "| adam | not distinguishable | sgd | 3, 4 | -10.00 |" in (here / "runs" / "comparison.md").read_text()
 
 
@@ -190,7 +245,7 @@ def test_a_broken_run_counts_as_chance(command, here: Path) -> None:
     risky = seeds("optimizer=momentum", [0.95, 0.95, 0.95])
     broken = [made(f"optimizer=momentum seed={seed}", (), status="diverged") for seed in (3, 4)]
     write(here / "runs", *seeds("optimizer=adam", [0.88, 0.9, 0.89, 0.91, 0.9]), *risky, *broken)
-    result = command("compare runs target=0.6")
+    result = command("compare runs target=0.6 out=runs")
     assert result.code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
     assert list(table(here / "runs")) == ["adam", "momentum"]
@@ -199,7 +254,13 @@ def test_a_broken_run_counts_as_chance(command, here: Path) -> None:
     assert "| momentum | 3 of 5 | 95.00% [95.00, 95.00] |" in markdown
     assert "Of momentum, 2 of 5 runs diverged or failed; they count as chance." in markdown
     # C(5, 0) C(5, 2) of C(10, 2) ways have both of the same contestant; of either one 20 / 45.
-    assert "| adam | 0 of 5 | not distinguishable | momentum | 2 of 5 | 0.444 |" in markdown
+    # Beside it the finished runs alone, means 0.896 and 0.95. The error is that of one of 20 test images,
+    # 0.05 sqrt((1/5 + 1/3) / 2) = 0.025820, and t = -2.0914. As adam alone scatters f = 4, guarded
+    # 2 + (4 - 2)^2 / (6 - 2) = 3: p = 0.128. t(0.975; 3) = 3.1824, times the error 8.22 points.
+    assert (
+        "| adam | 0 of 5 | not distinguishable | momentum | 2 of 5 | 0.444 | -5.40 | [-13.62, +2.82] | 0.128 |"
+        in markdown
+    )
     assert "3 of 5 |" in markdown[markdown.index("### Cost") :]
 
 
@@ -210,8 +271,13 @@ def test_a_contestant_that_always_breaks_is_worse(command, here: Path, count: in
     assert command("compare runs").code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
     assert f"| adam | better: all {count} runs of sgd broke | sgd |" in markdown
+    # By the counts alone: 2 of C(2 n, n) ways are as clear as this, 2 of 252 with 5 seeds.
+    said = "breaks less often" if count == 5 else "too few runs to say"
+    assert f"| adam | 0 of {count} | {said} | sgd | {count} of {count} |" in markdown
     if count > 1:
         assert "it is better than sgd." in markdown
+        assert f"All {count} runs of sgd diverged or failed: it is worse on that ground alone." in markdown
+        assert "beyond noise" not in markdown
 
 
 def test_all_broken_is_no_verdict(command, here: Path) -> None:
@@ -230,15 +296,15 @@ def test_equivalent_within_a_margin(command, here: Path) -> None:
     write(here / "runs", *adam, *sgd)
     # Equal means, standard deviations 0.01, so e = 0.01 sqrt(2/3) = 0.008165 with 4 degrees of freedom; the margin lies
     # 0.03 / e = 3.674 errors away: p = 0.0107. t(0.95; 4) = 2.132, so the smallest margin is 2.132 e = 1.74 points.
-    command("compare runs margin=3")
+    command("compare runs margin=3 out=runs")
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "| adam | equivalent | sgd | 3 | +0.00 |" in markdown
     assert "Equivalent to it within 3 points: sgd. The cheapest of these is sgd, with 3.0 s of training." in markdown
     for margin, verdict in (("1.75", "equivalent"), ("1.73", "not distinguishable")):
-        command(f"compare runs margin={margin}")
+        command(f"compare runs margin={margin} out=runs")
         assert f"| adam | {verdict} | sgd |" in (here / "runs" / "comparison.md").read_text()
     for margin in ("0", "-1", "nan", "x"):
-        result = command(f"compare runs margin={margin}")
+        result = command(f"compare runs margin={margin} out=runs")
         assert (result.code, result.err.count("\n")) == (2, 1), result.err
 
 
@@ -250,7 +316,7 @@ def test_cost_of_a_target(command, here: Path) -> None:
         for row in run["history"]:
             row["images_seen"] = 90 * row["epoch"]
     write(here / "runs", *runs)
-    assert command("compare runs target=0.65").code == 0
+    assert command("compare runs target=0.65 out=runs").code == 0
     markdown = (here / "runs" / "comparison.md").read_text()
     assert "| adam | 2.5 | 3 | 270 | 4.5 | 60 | 2 of 2 | 2 | 225 | 3.8 |" in markdown
     assert "| sgd | 3.0 | 3 | 270 | 4.5 | 60 | 1 of 3 | ∞ | ∞ | ∞ |" in markdown

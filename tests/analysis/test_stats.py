@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from scipy import stats as reference
 
 from cnnbench.analysis.corrections import LEVEL, bergmann_hommel
-from cnnbench.analysis.stats import Pair, interval, smallest_difference, verdicts, welch
+from cnnbench.analysis.stats import Pair, Welch, interval, power, seeds_to_find, smallest_difference, verdicts, welch
 
 DEXTRO = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
 LAEVO = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
@@ -35,7 +36,7 @@ def test_student_s_sleep_data() -> None:
     assert pair.raw_p == pytest.approx(0.0796, abs=5e-5)
     assert pair.raw_interval == pytest.approx((-1.58 - 1.7871, -1.58 + 1.7871), abs=2e-4)
     assert (pair.p, pair.interval, pair.within) == (pair.raw_p, pair.raw_interval, None)
-    assert pair.spread == pytest.approx(math.sqrt((1.789010**2 + 2.002249**2) / 2), abs=1e-5)
+    assert pair.spreads == pytest.approx((1.789010, 2.002249), abs=1e-5)
 
 
 def test_welch_by_hand() -> None:
@@ -228,13 +229,98 @@ def test_three_standard_deviations_are_found(contestants: int, seeds: int, least
     assert (p[:, : contestants - 1] < LEVEL).mean() > least - 2.6 * math.sqrt(0.25 / 4000)
 
 
-def test_smallest_difference() -> None:
-    # 3 seeds: f = (1.75 - 0.5) * 2 = 2.5; t(0.975; 2.5) = 3.5748, t(0.8; 2.5) = 1.0097; times 2 * sqrt(2 / 3).
-    assert smallest_difference(2.0, 3) == pytest.approx((3.5748 + 1.0097) * 2 * math.sqrt(2 / 3), abs=1e-3)
-    # Many seeds: 1.96 + 0.8416, times sqrt(2 / n).
-    assert smallest_difference(1.0, 10_000) == pytest.approx(2.8016 * math.sqrt(2 / 10_000), rel=1e-3)
-    # Ten pairs: the quantile at 0.9975.
-    assert smallest_difference(1.0, 10_000, pairs=10) == pytest.approx((2.807 + 0.8416) * math.sqrt(2e-4), rel=1e-3)
+def central(found: float, freedom: float, level: float) -> tuple[float, float]:
+    """A critical t, and the distance in errors at which a t-test finds about this share."""
+    critical = reference.t.isf(level / 2, freedom)
+    return critical, max(critical + reference.t.ppf(found, freedom), 0.1)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 12, 200])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 45])
+@pytest.mark.parametrize("found", [0.1, 0.5, 0.8, 0.99])
+def test_power_is_that_of_a_noncentral_t(seeds: int, level: float, found: float) -> None:
+    """If one contestant alone scatters, the test is Student's with its n - 1 degrees of freedom."""
+    critical, distance = central(found, seeds - 1, level)
+    ours = power(distance / math.sqrt(seeds), (1, 0), (seeds, seeds), level)
+    assert ours == pytest.approx(reference.nct.sf(critical, seeds - 1, distance), abs=0.001 if seeds > 2 else 0.01)
+
+
+def test_power_of_equal_spreads_by_another_integral() -> None:
+    # The sum of both variances has 4 degrees of freedom and does not depend on their ratio; the share w of the first
+    # is Beta(1, 1). f = 1 / ((w^2 + (1 - w)^2) / 2), guarded: 2 + (f - 2)^2 / 2.
+    w = (np.arange(2000) + 0.5) / 2000
+    f = 2 + (2 / (w**2 + (1 - w) ** 2) - 2) ** 2 / 2
+    expected = reference.nct.sf(reference.t.isf(0.025, f), 4, 3 / math.sqrt(2 / 3)).mean()
+    assert power(3, (1, 1), (3, 3)) == pytest.approx(expected, abs=5e-4)
+    assert power(3, (1, 1), (3, 3)) == pytest.approx(0.614, abs=0.01)  # docs/verdict_simulation.md: 61.4 %
+
+
+def simulated(spreads: tuple[float, float], seeds: tuple[int, int], tables: int) -> Welch:
+    """Tests of so many pairs with equal means."""
+    rng = np.random.default_rng(sum(seeds))
+    columns = [rng.normal(size=(tables, n)) * spread for n, spread in zip(seeds, spreads, strict=True)]
+    means, variances = np.array([c.mean(-1) for c in columns]).T, np.array([c.var(-1, ddof=1) for c in columns]).T
+    return welch(means, variances, np.array(seeds))
+
+
+@pytest.mark.parametrize(
+    ("spreads", "seeds", "level"),
+    [((1, 1), (2, 2), 0.05), ((1, 8), (3, 3), 0.05), ((1, 2), (3, 7), 0.01), ((3, 1), (12, 5), 0.005)],
+)
+def test_the_smallest_difference_is_found_in_80_percent(
+    spreads: tuple[float, float], seeds: tuple[int, int], level: float
+) -> None:
+    difference, tables = smallest_difference(spreads, seeds, level), 20_000
+    found = simulated(spreads, seeds, tables)
+    t = (found.difference[:, 0, 1] + difference) / found.error[:, 0, 1]
+    share = (reference.t.sf(t, found.freedom[:, 0, 1]) < level / 2).mean()
+    assert share == pytest.approx(0.8, abs=0.012)  # 4 standard errors
+    assert power(difference, spreads, seeds, level) == pytest.approx(0.8, abs=0.01)
+
+
+def test_smallest_difference_of_many_seeds() -> None:
+    # 1.96 + 0.8416, times sqrt(2 / n) or, with spreads of 3 and 4, 5 / sqrt(n); of ten pairs the quantile at 0.9975.
+    many = 10_000, 10_000
+    assert smallest_difference((1, 1), many) == pytest.approx(2.8016 * math.sqrt(2e-4), rel=1e-3)
+    assert smallest_difference((3, 4), many) == pytest.approx(2.8016 * 5 / 100, rel=1e-3)
+    assert smallest_difference((1, 1), many, 0.005) == pytest.approx((2.807 + 0.8416) * math.sqrt(2e-4), rel=1e-3)
+    assert smallest_difference((0, 0), (3, 3)) == 0
+
+
+def test_seeds_to_find() -> None:
+    # A table of two-sample t-tests at 5 % has 17 for a difference of one standard deviation, and 64 for half of one.
+    assert (seeds_to_find(1, (1, 1)), seeds_to_find(0.5, (1, 1))) == (17, 64)
+    assert seeds_to_find(50, (1, 1)) == 2
+    assert seeds_to_find(0.001, (1, 1)) is None
+    for spreads, level in (((1, 1), 0.05), ((1, 5), 0.05 / 3), ((2, 1), 0.05 / 45)):
+        for distance in (1.3, 4):
+            n = seeds_to_find(distance, spreads, level)
+            assert n is not None
+            assert smallest_difference(spreads, (n, n), level) <= distance * 1.001
+            assert smallest_difference(spreads, (n - 1, n - 1), level) > distance * 0.999
+
+
+@pytest.mark.slow
+def test_power_in_ten_thousand_cases() -> None:
+    """No case is off by more than a percentage point and the noise of the simulation, or than 1 without noise."""
+    tables, cases = 40_000, 0
+    for seeds in (2, 3, 4, 5, 6, 8, 10, 15, 20, 30):
+        for quiet in (0.0, 0.125, 0.25, 0.5, 1.0):
+            tests = simulated((1, quiet), (seeds, seeds), tables)
+            for level in np.geomspace(0.05, 0.05 / 190, 10):
+                critical = -special.stdtrit(tests.freedom[:, 0, 1], level / 2) * tests.error[:, 0, 1]
+                needed = np.sort(critical - tests.difference[:, 0, 1])
+                for share in np.linspace(0.025, 0.975, 20):
+                    difference = max(float(np.quantile(needed, share)), 0.01)
+                    simulation = np.searchsorted(needed, difference) / tables
+                    ours = power(difference, (1, quiet), (seeds, seeds), level)
+                    case = seeds, quiet, level, difference, simulation, ours
+                    assert ours == pytest.approx(simulation, abs=0.01 + 4 * math.sqrt(0.25 / tables)), case
+                    if quiet == 0:
+                        t, distance = reference.t.isf(level / 2, seeds - 1), difference * math.sqrt(seeds)
+                        assert ours == pytest.approx(reference.nct.sf(t, seeds - 1, distance), abs=0.012), case
+                    cases += 1
+    assert cases == 10_000
 
 
 def test_interval_of_the_mean() -> None:

@@ -63,7 +63,7 @@ def test_a_tuning_counts_once(here: Path) -> None:
     assert pair.difference == pytest.approx(0.665 - 0.53)
     # A = 0.09^2 / 2 / 2, B = 0.04^2 / 2 / 2, e = sqrt(A + B), f = (A + B)^2 / (A^2 + B^2) = 1.38, guarded 1 + 0.38^2.
     assert pair.freedom == pytest.approx(1.14458, abs=1e-4)
-    assert pair.spread == pytest.approx(((0.00405 + 0.0008) / 2) ** 0.5)
+    assert pair.spreads == pytest.approx((0.00405**0.5, 0.0008**0.5))
     # Student's t with one degree of freedom: 0.665 +- 12.7062 * 0.045
     assert comparison.contestants[0].interval("test_acc") == pytest.approx((0.665 - 12.7062 * 0.045, 1.0), abs=1e-4)
     assert "tuned 2 times" in comparison.verdict

@@ -381,8 +381,8 @@ def test_cfg_of_a_command_prints_its_settings(command) -> None:
     assert configs(command, "list some") == {"folder: some": {"folder": "some"}}
     (settings,) = configs(command, "compare a b by=optimizer target=0.5").values()
     assert settings == {
-        "folders": ["a", "b"], "by": "optimizer", "baseline": None, "metric": "acc", "target": 0.5, "margin": None,
-        "apart": False,
+        "folders": ["a", "b"], "by": "optimizer", "baseline": None, "metric": "acc", "targets": [0.5], "margin": None,
+        "apart": False, "out": "a/compared/b_by=optimizer_target=0.5",
     }  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def test_settings_chosen_on_these_runs(command, here: Path) -> None:
     fresh.append("cnnbench compare runs/tried_fresh")
     assert fresh_commands(comparison) == fresh
     assert fresh_commands(compare(runs)[0]) == []
-    result = command("compare runs/tried by=optimizer")
+    result = command("compare runs/tried by=optimizer out=runs/tried")
     assert result.code == 0
     assert all(line in result.out.splitlines() for line in fresh)
     assert "it is better (chosen on these runs) than" in result.out

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import record
 from filelock import FileLock
+from made_records import made, write
 
 from cnnbench.results import records
 
@@ -31,6 +32,8 @@ def test_list(command, here: Path) -> None:
     done = record(here / "runs" / "default" / Path(found["sgdlr0.05"]["run"]).name)
     assert found["sgdlr0.05"] == {
         "run": f"default/{done['run_id']}",
+        "contestant": "sgd lr=0.05",
+        "seed": 0,
         "status": "done",
         "epochs": 2,
         "of": 2,
@@ -38,6 +41,7 @@ def test_list(command, here: Path) -> None:
         "test_acc": done["test"]["acc"],
         "untested": "",
         "seconds": sum(row["seconds"] for row in done["history"]),
+        "config": done["config"],
     }
     assert (found["sgdlr1e+09"]["test_acc"], found["adamlr0.001"]["epochs"]) == (None, 3)
 
@@ -45,8 +49,24 @@ def test_list(command, here: Path) -> None:
         lines = command("list").out.splitlines()
     assert lines[0].strip() == "runs: 3 runs"
     (adam,) = (line for line in lines if "adam" in line)
-    assert [cell.strip() for cell in adam.split("│")[2:4]] == ["running", "3/3"]
+    assert [cell.strip() for cell in adam.split("│")[1:5:2]] == ["adam, seed 0", "running"]
+    assert "3/3" in adam
     assert f"{done['test']['acc']:.2%}" in "".join(lines)
+
+
+def test_what_was_swept_is_listed(command, here: Path) -> None:
+    words = ("model.activation=tanh seed=1", "model.activation=relu seed=1", "model.activation=relu seed=2")
+    write(here / "runs" / "a", *(made(f"optimizer=adam lr=0.01 {each}") for each in words))
+    write(here / "runs" / "b", made("optimizer=adam lr=0.01 model.activation=tanh"))
+    found = {(row["contestant"], row["seed"]): row for row in json.loads(command("list --json").out)}
+    assert set(found) == {
+        ("adam activation=tanh", 1),
+        ("adam activation=relu", 1),
+        ("adam activation=relu", 2),
+        ("adam", 0),
+    }
+    assert found["adam activation=tanh", 1]["config"]["model"]["activation"] == "tanh"
+    assert all(len(Path(row["run"]).name) < 40 for row in found.values())
 
 
 def test_show(command, here: Path) -> None:
@@ -57,12 +77,41 @@ def test_show(command, here: Path) -> None:
     shown = command(f"show {folder}").out
     assert shown.startswith(f"{done['run_id']}: done")
     settings = {cells[1].strip(): cells[2].strip() for line in shown.splitlines() if len(cells := line.split("│")) == 4}
-    assert (settings["optimizer.momentum"], settings["optimizer.lr"], settings["data.limit"]) == ("0.9", "0.02", "60")
-    assert "clip" not in settings  # at its default
+    assert (settings["optimizer"], settings["lr"], settings["data.limit"]) == ("momentum", "0.02", "60")
+    # clip is at its default, and 0.9 and the schedule's class are those of their options
+    assert not {"clip", "optimizer.momentum", "scheduler._target_", "seed", "model"}.intersection(settings)
     assert settings["all"] == f"{done['test']['acc']:.2%}"
     epochs = [cells for line in shown.splitlines() if len(cells := line.split("│")) == 9]
     assert [cells[1].strip() for cells in epochs] == ["1", "2"]
     assert epochs[1][5].strip() == f"{done['history'][1]['val_acc']:.4g}"
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ("", {"data": "digits"}),
+        ("regularizer=[l2,dropout] seed=4", {"data": "digits", "regularizer": "l2+dropout", "seed": "4"}),
+        (
+            "optimizer._target_=torch.optim.Adamax",
+            {"data": "digits", "optimizer": "Adamax", "optimizer._target_": "torch.optim.Adamax"},
+        ),
+        ("lr=0.5 model.activation=tanh", {"data": "digits", "lr": "0.5", "model.activation": "tanh"}),
+    ],
+)
+def test_show_lists_what_is_not_at_its_default(command, here: Path, words: str, typed: dict[str, str]) -> None:
+    run = made(words)
+    write(here / "runs", run)
+    shown = command(f"show runs/{run['run_id']}").out
+    table = shown[shown.index("Settings") : shown.index("Epochs")]
+    cells = [line.split("│") for line in table.splitlines() if line.count("│") == 3]
+    assert {key.strip(): value.strip() for _, key, value, _ in cells} == typed
+
+
+def test_a_run_is_called_by_the_class_that_was_typed() -> None:
+    run = made("optimizer._target_=torch.optim.Adamax lr=0.01")
+    assert run["run_id"].startswith("Adamax-lr0.01-seed0-")
+    assert run["choices"]["optimizer"] == "Adamax"
+    assert made("optimizer=adam optimizer._target_=torch.optim.Adam")["run_id"].startswith("adam-lr0.001-seed0-")
 
 
 @pytest.mark.parametrize(

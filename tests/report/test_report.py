@@ -8,12 +8,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from made_records import made, write
+from matplotlib import font_manager
+from matplotlib.axes import Axes
 from PIL import Image
 
 from cnnbench.analysis.tuning import FOLDER, Plan, Tuned
 from cnnbench.config.spaces import Axis
+from cnnbench.report import fonts
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -129,7 +135,7 @@ def test_hostile_words_are_only_words(command, here: Path) -> None:
 
 def test_several_comparisons_each_have_their_figures(command, here: Path) -> None:
     write(here / "runs", *runs(), made("optimizer=sgd data.val=test"))
-    assert command("compare runs apart=true").code == 0
+    assert command("compare runs apart=true out=runs").code == 0
     page = Page(here / "runs" / "report.html")
     assert len(page.alts) == 8
     assert "Validation is the test set" in page.text
@@ -160,17 +166,93 @@ def test_figures_of_edge_cases(command, here: Path, missed: bool) -> None:
     one["history"][0] |= {"train_loss": 0.0, "seconds": 0.0}
     one["test"] = {"acc": 0.5, "loss": 1.0, "per_class": [None, 0.5], "confusion": [[0, 0], [1, 1]]}
     write(here / "runs", one)
-    assert command(f"compare runs target={1 if missed else 0}").code == 0
+    assert command(f"compare runs target={1 if missed else 0} out=runs").code == 0
 
 
-def test_many_classes_have_no_confusion_figure(command, here: Path) -> None:
-    one = made("optimizer=adam")
-    one["data"]["classes"] = [f"class {i}" for i in range(30)]
-    one["test"] |= {"per_class": [0.5] * 30, "confusion": [[1] * 30] * 30}
-    write(here / "runs", one)
+def test_of_many_classes_the_worst_come_first(command, here: Path) -> None:
+    runs = [made(f"optimizer={name}") for name in ("adam", "sgd")]
+    for add, run in enumerate(runs):
+        run["data"]["classes"] = [f"class {i}" for i in range(30)]
+        confusion = [[10 if true == taken else 0 for taken in range(30)] for true in range(30)]
+        confusion[17][4] = 30 + 10 * add  # of class 17 three or four quarters or fifths are taken for class 4
+        confusion[3][8], confusion[3][9] = 5, 5
+        shares = [row[i] / sum(row) for i, row in enumerate(confusion)]
+        run["test"] |= {"per_class": shares, "confusion": confusion}
+    write(here / "runs", *runs)
     assert command("compare runs").code == 0
     assert not (here / "runs" / "confusion.png").exists()
-    assert "class 29" in Page(here / "runs" / "report.html").text
+    page = Page(here / "runs" / "report.html").text
+    assert "The first 20 of 30 rows; comparison.md has them all." in page
+    markdown = (here / "runs" / "comparison.md").read_text()
+    classes = markdown[markdown.index("### Test accuracy by class") :].splitlines()[4:34]
+    assert classes[:3] == [
+        "| class 17 | 25.0% | 20.0% |",
+        "| class 3 | 50.0% | 50.0% |",
+        "| class 0 | 100.0% | 100.0% |",
+    ]
+    pairs = markdown[markdown.index("### Classes that are confused most") :].splitlines()[4:8]
+    assert pairs == [
+        "| class 17 | class 4 | 75.0% | 80.0% |", "| class 3 | class 8 | 25.0% | 25.0% |",
+        "| class 3 | class 9 | 25.0% | 25.0% |", "",
+    ]  # fmt: skip
+
+
+def font(path: Path, family: str, letters: str) -> None:
+    """A font that has these letters, all of them squares."""
+    pen = TTGlyphPen(None)
+    for i, point in enumerate(((0, 0), (0, 700), (700, 700), (700, 0))):
+        (pen.lineTo if i else pen.moveTo)(point)
+    pen.closePath()
+    names = {".notdef": pen.glyph(), **{f"u{ord(letter):x}": pen.glyph() for letter in letters}}
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(list(names))
+    builder.setupCharacterMap({ord(letter): f"u{ord(letter):x}" for letter in letters})
+    builder.setupGlyf(names)
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (750, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_names_of_classes_in_any_script(
+    command, here: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = made("optimizer=adam")
+    run["data"]["classes"] = ["猫", "dog"]
+    write(here / "runs", run)
+    monkeypatch.setattr(fonts, "FAMILIES", ("DejaVu Sans",))
+    assert fonts.class_labels(["猫", "dog"]) == ["#1", "dog"]
+    command("compare runs")
+    assert "No font installed here has the letters of #1 猫." in Page(here / "runs" / "report.html").text
+    numbered = (here / "runs" / "confusion.png").read_bytes()
+
+    font(here / "squares.ttf", "Squares", "猫狗")
+    manager = font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
+    manager.addfont(here / "squares.ttf")
+    monkeypatch.setattr(fonts, "FAMILIES", ("DejaVu Sans", "Not Installed", "Squares"))
+    assert fonts.families() == ["DejaVu Sans", "Squares"]
+    assert fonts.class_labels(["猫", "dog", "鸟"]) == ["猫", "dog", "#3"]
+    assert [Path(fonts.file_for(text)).name for text in ("dog", "猫狗", "鸟")] == [
+        "DejaVuSans.ttf", "squares.ttf", "DejaVuSans.ttf"
+    ]  # fmt: skip
+    command("compare runs")
+    assert "No font" not in Page(here / "runs" / "report.html").text
+    assert (here / "runs" / "confusion.png").read_bytes() != numbered
+    assert not [str(each.message) for each in recwarn if "Glyph" in str(each.message) or "font" in str(each.message)]
+
+
+def test_lines_to_a_target_lie_between_0_and_100_percent(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heights: list[float] = []
+    step = Axes.step
+    monkeypatch.setattr(Axes, "step", lambda self, x, y, **words: heights.extend(y) or step(self, x, y, **words))
+    write(here / "runs", *runs(("sgd", "momentum", "adam", "rmsprop")))
+    assert command("compare runs target=0.6 out=runs").code == 0
+    assert min(heights) == 0
+    assert 0.95 < max(heights) <= 1
+    assert len(set(heights)) > 4  # one above the other
 
 
 @pytest.mark.parametrize(("other", "drawn"), [(1049, False), (1050, True)])
@@ -194,6 +276,9 @@ MEASURE = """
 <script>addEventListener("load", () => parent.postMessage(JSON.stringify({
   width: innerWidth, content: document.documentElement.scrollWidth,
   broken: [...document.images].filter(image => !image.naturalWidth).length,
+  wide: [...document.querySelectorAll(".scroll")].filter(part => part.querySelector("table"))
+    .filter(part => part.scrollWidth > part.clientWidth + 30).map(part => part.getBoundingClientRect())
+    .map(at => [at.left, at.right, at.top, at.bottom].map(Math.round)),
   asked: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
 }), "*"))</script>
 """
@@ -220,6 +305,12 @@ def test_the_page_in_a_browser(command, here: Path, tmp_path: Path, width: int) 
     with (tmp_path / "dom.html").open("w") as out:  # no pipe: what the browser leaves running would hold it open
         subprocess.run(command_line, stdout=out, stderr=subprocess.DEVNULL, check=True, timeout=120)
     (told,) = re.findall(r"<title>(.*?)</title>", (tmp_path / "dom.html").read_text())
-    assert json.loads(told) == {"width": width, "content": width, "broken": 0, "asked": 0}
+    measured = json.loads(told)
+    wide = measured.pop("wide")
+    assert measured == {"width": width, "content": width, "broken": 0, "asked": 0}
     with Image.open(tmp_path / "shot.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+        for left, right, top, bottom in wide:  # shaded at the right, where there is more to see
+            assert np.median(grey[top:bottom, right - 2]) < 200 < 250 < np.median(grey[top:bottom, left + 1])
+        assert (len(wide) > 2) == (width == 390)
         assert len(picture.convert("RGB").crop((0, 0, width, 2000)).getcolors(10**7) or []) > 100

@@ -1,5 +1,6 @@
 """Escape codes: none where nothing interprets them, and no colours where a person wants none."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,6 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import on_terminal
 from made_records import made, write
+from rich.console import Console
+
+from cnnbench.config.composition import config_source
+from cnnbench.report.tables import Sheet
+from cnnbench.report.terminal import print_sheet
+from cnnbench.runtime import progress
 
 CNNBENCH = [sys.executable, "-m", "cnnbench"]
 CONTROL = re.compile(r"[\x1b\x08]|\r(?!\n)")
@@ -50,9 +57,59 @@ def test_a_pipe_gets_text(command, here: Path, monkeypatch: pytest.MonkeyPatch, 
         assert not CONTROL.search(result.out + result.err), words
 
 
-def test_without_bars_there_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    from cnnbench.runtime import progress
+def test_a_bar_names_run_epoch_and_validation_accuracy_in_100_columns() -> None:
+    for width, rest in (
+        (100, "epoch 2/15 val 91.2% loss 0.123 acc 87.0%"),
+        (80, "epoch 2/15 val 91.2% loss 0.123"),
+        (140, "4,321 images/s"),
+    ):
+        console = Console(width=width, force_terminal=True, no_color=True, file=io.StringIO())
+        sweep = progress.Sweep(4, 60)
+        sweep.progress = progress._progress(console)
+        sweep._bar = sweep.progress.add_task("4 runs", total=60)
+        line = sweep.line()
+        line.start("adam lr=0.01 activation=tanh augment=flip_crop, seed 3", 15)
+        line.epoch({"epoch": 1, "val_acc": 0.912, "train_loss": 0.2, "images_per_second": 1.0})
+        line.step(1.5, 0.123, 0.87, 4321.0)
+        console.print(sweep.progress.get_renderable())
+        total, run = console.file.getvalue().splitlines()[:2]
+        assert "seed 3" in run
+        assert run.startswith("adam lr=0")
+        assert rest in run
+        assert re.search(rf"seed 3 .{{{width // 10}}}  10% ", run)
+        assert "4 runs" in total
 
+
+def test_names_of_runs_tell_what_is_swept(here: Path) -> None:
+    words = "-m model=resnet20,vgg16_bn optimizer=adam optimizer.eps=1e-8,1e-7 lr=0.1 seed=3,4"
+    with config_source(None) as composer:
+        jobs = composer.jobs(words.split()[1:], multirun=True)
+        (alone,) = composer.jobs(["optimizer=sgd", "lr=0.5"], multirun=False)
+    assert [job.label for job in jobs[:3]] == [
+        "adam resnet20 eps=1e-08, seed 3", "adam resnet20 eps=1e-08, seed 4", "adam resnet20 eps=1e-07, seed 3"
+    ]  # fmt: skip
+    assert alone.label == "sgd, seed 0"
+
+
+WORDS = ["contestant", "is", "best validation", "interval", "finds / 10 seeds", "distinguishability"]
+
+
+@pytest.mark.parametrize("width", [100, 80, 60])
+def test_headings_and_numbers_are_never_broken(width: int) -> None:
+    rows = [
+        ["adam activation=tanh lr=0.001", "not distinguishable", "91.20%", "[-12.34, +56.78]", "1.23 / 0.45", "1,234"]
+    ] * 2
+    console = Console(width=width, file=io.StringIO())
+    print_sheet(console, Sheet("A table", WORDS, rows, "A note.", left=2))
+    text = console.file.getvalue()
+    shown = [re.sub(r"[│┃]", " ", line).split() for line in text.splitlines()]
+    parts = {part for line in shown for part in line}
+    assert {"contestant", "validation", "interval", "[-12.34,", "+56.78]", "distinguishable"} <= parts
+    assert max(map(len, text.splitlines())) <= width
+    assert ("A wider terminal shows more columns" in text) == (width == 60)
+
+
+def test_without_bars_there_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     clock = iter((0.0, 11.0, 11.0))

@@ -107,8 +107,11 @@ def test_climbs_and_leaves_out_what_does_not_pay(command, here: Path, mine: Path
     times = {path: path.stat().st_mtime_ns for path in (here / "runs" / "up").glob("*/record.json")}
     for path in lost.glob("*"):
         path.unlink()
-    assert command(UP).code == 0
+    assert "adam lr=0.01, seed 1: validation" in command(UP).err
     assert climbed(here) == ladder
+    again = command(UP).err.splitlines()
+    assert sum("already done" in line for line in again) == len(runs)  # each once, though two rungs share theirs
+    assert not any(": validation 1" in line for line in again)
     assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {lost / "record.json"}
 
     lines = (here / "runs" / "up" / "comparison.md").read_text().splitlines()
@@ -194,7 +197,19 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
         ladder.read(tmp_path)
 
 
+def test_nothing_was_kept(command, here: Path, mine: Path) -> None:
+    mine.write_text(
+        EXPERIMENT.replace("  rate: [lr=0.01]\n", "").replace("  smoothing: [regularizer.label_smoothing=0.1]\n", "")
+    )
+    result = command(f"{UP} seed=0,1")
+    assert "nothing was kept" in result.err.splitlines()
+    assert "Nothing was kept." in " ".join(result.out.split())
+    assert climbed(here).top == []
+    assert len(result.err.splitlines()) == 1 + 4 + 2 + 1  # the number of runs, the runs, two rungs, nothing
+
+
 def test_a_gain_within_noise_is_left_out(here: Path, mine: Path) -> None:
+    mine.write_text(EXPERIMENT.replace("1e-8", "1e-7"))  # the rung has runs of its own
     words = shlex.split(UP.replace("--config-dir mine", ""))
     results = {  # by rung, for seeds 0, 1 and 2; as judged above
         "start": [0.50, 0.51, 0.52],

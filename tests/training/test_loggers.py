@@ -169,7 +169,7 @@ def test_without_wandb_one_line_names_the_extra(command, here: Path, monkeypatch
     monkeypatch.setattr("cnnbench.training.loggers.find_spec", lambda name: None)
     result = command(f"{DIGITS} logger=wandb")
     assert result.code == 2
-    assert result.err == "cnnbench: logger=wandb: Weights & Biases is missing: pip install 'cnnbench[wandb]'.\n"
+    assert result.err == "cnnbench: logger=wandb: Weights & Biases is missing: pip install wandb.\n"
     assert list(here.iterdir()) == []
 
 

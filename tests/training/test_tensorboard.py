@@ -45,7 +45,8 @@ def test_the_table_of_hyperparameters(here: Path, sweep: dict[str, dict]) -> Non
     experiment = board.hparams("experiment")
     infos = {info["name"]: info for info in experiment["hparamInfos"]}
     differing = {name for name, info in infos.items() if info["differs"]}
-    assert differing == {"optimizer", "lr", "seed"}
+    assert differing == {"run", "optimizer", "lr", "seed"}
+    assert {"adam, seed 0", "momentum, seed 1", "sgd, seed 7"} <= set(infos["run"]["domainDiscrete"])
     assert set(infos["optimizer"]["domainDiscrete"]) == {"adam", "momentum", "sgd"}
     # One optimizer's own keys have a column though the others have no such key.
     assert {"optimizer.momentum", "optimizer.eps", "model", "batch_size", "epochs", "data.limit"} <= set(infos)
