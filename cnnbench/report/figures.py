@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from cnnbench.analysis import budget
 from cnnbench.analysis.comparison import Comparison
@@ -280,7 +280,10 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
         return None
     figure, (axis,) = _panels([3.2], [c.label for c in shown])
     for i, contestant in enumerate(shown):
-        style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
+        style: Any = {
+            "color": styles[contestant.label]["color"],
+            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
+        }
         points = contestant.measured("parameters"), contestant.measured(comparison.measure)
         axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
     axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}")
@@ -307,9 +310,12 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
         return None
     figure, (axis,) = _panels([3.6], [c.label for c in shown])
     for i, contestant in enumerate(shown):
-        style: Any = {"color": styles[contestant.label]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
+        style: Any = {
+            "color": styles[contestant.label]["color"],
+            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
+        }
         points = contestant.measured("operations"), contestant.measured(comparison.measure)
-        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label), **style)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
     if comparison.ladder is not None:
         by_run = {run.run_id: c for c in shown for run in c.runs}
         kept = [by_run[rung.runs[0]] for rung in comparison.ladder.rungs if rung.kept and rung.runs[0] in by_run]
@@ -317,8 +323,10 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
         axis.plot(*zip(*means, strict=True), color="0.6", linewidth=1, zorder=1)
     for claimed in sorted({value for _, _, measure, value, _ in comparison.claims if measure == comparison.measure}):
         axis.axhline(claimed, color="0.3", linewidth=1, linestyle=(0, (4, 3)))
-        axis.annotate(f"claimed: {claimed:.0%}", (0.01, claimed), xycoords=("axes fraction", "data"), va="bottom")
+        axis.annotate(f"claimed: {claimed:.0%}", (0.01, claimed), xycoords=("axes fraction", "data"), va="top")
     axis.set(xlabel="operations of the training", title=f"{comparison.judged}{left_out}", xscale="log")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:.0e}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure

@@ -241,9 +241,10 @@ class _Run:
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
         some = torch.from_numpy(self.images.train[data.split.train[: initialisation.PATCH_IMAGES]]).permute(0, 3, 1, 2)
-        self.result.layers = parts.initialise(config, network, Normalize(mean, std)(some)) or None
-        if self.result.layers:
-            self.surroundings.screen.say(f"{self.folder.name}: {transfer.in_words(self.result.layers)}")
+        layers = parts.initialise(config, network, Normalize(mean, std)(some))
+        self.result.layers = layers or None
+        if any(layer.loaded for layer in layers):
+            self.surroundings.screen.say(f"{self.folder.name}: {transfer.in_words(layers)}")
         self.result.flops = flops(network, data.image_shape)
         if config.hardware.compile:
             network.compile()
