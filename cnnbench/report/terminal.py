@@ -95,7 +95,7 @@ def _widths(sheet: Sheet, rows: list[list[str]], room: int, longest: int) -> lis
     for i, name in enumerate(sheet.columns):
         cells = [row[i] for row in rows]
         word = max((len(part) for cell in cells for part in cell.split()), default=1)
-        least.append(max(word if i >= sheet.left else min(word, longest), *map(len, name.split())))
+        least.append(max([word if i >= sheet.left else min(word, longest), *map(len, name.split())]))
         widths.append(max(map(len, [name, *cells])))
     while sum(widths) > room and widths != least:
         widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))

@@ -56,6 +56,8 @@ def end_of(shorter: Record, job: Job, epoch: Epoch) -> State:
     config, path = job.config, shorter.folder / "last.ckpt"
     if config.search.method != "none":
         raise CheckpointError(f"{shorter.run_id}: its search has a length of its own")
+    if config.average.method == "lookahead" or (config.average.method == "swa" and config.average.start is None):
+        raise CheckpointError(f"{shorter.run_id}: average={config.average.method} depends on the number of epochs")
     for name, spec in config.callbacks.items():
         if spec["_target_"] not in _CALLBACKS:
             raise CheckpointError(f"{shorter.run_id}: callbacks={name} may depend on the number of epochs")

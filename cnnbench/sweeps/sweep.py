@@ -48,6 +48,8 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
     due: deque[Task] = deque(zip(jobs, images, strict=True))
     checked = check_all(due, alone=len(jobs) == 1)
     config = jobs[0].config
+    if config.hardware.processes > 1:
+        import_module("cnnbench.sweeps.run")  # silences what Lightning says as processes meet
     if launch(config.hardware.accelerator, config.hardware.devices, config.hardware.nodes) > 0:
         from cnnbench.sweeps.run import follow
 
@@ -109,7 +111,7 @@ def identify(job: Job) -> None:
     Raises:
         ConfigError: there is no such checkpoint.
     """
-    if job.config.model.get("init_from") is not None:
+    if any(job.config.model.get(key) is not None for key in ("init_from", "weights")):
         from cnnbench.training import transfer  # imports torch
 
         transfer.identify(job.config)

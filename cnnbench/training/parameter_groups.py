@@ -47,7 +47,7 @@ def read(spec: Any) -> list[Group]:
     """
     if not isinstance(spec, dict):
         raise ConfigError(f"optimizer.groups={spec}: must map names to groups, such as {{head: {{match: [dense]}}}}.")
-    return [_group(str(name), values) for name, values in spec.items()]
+    return [_group(str(name), values) for name, values in spec.items() if values is not None]
 
 
 def _group(name: str, values: Any) -> Group:

@@ -185,7 +185,7 @@ def _check_loggers(config: Config) -> None:
         if not isinstance(spec, dict):
             raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
         if str(spec.get("_target_")).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
-            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install 'cnnbench[wandb]'.")
+            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install wandb.")
         if spec != _built_in_logger(name):  # those are tested, and to look at their classes imports Lightning: seconds
             from lightning_fabric.loggers.logger import Logger
 
@@ -345,7 +345,8 @@ def make_average(config: Config, epoch: Epoch, model: nn.Module) -> Average:
     every = average.every or epoch.steps
     if average.method != "none" and start >= config.epochs:
         raise ConfigError(f"average.start={start}: the run has only {config.epochs} epochs.")
-    if average.method != "none" and start * epoch.steps + every > steps:
+    last = steps - 1 if average.method == "lookahead" else steps  # its last step takes the slow weights as they are
+    if average.method != "none" and start * epoch.steps + every > last:
         raise ConfigError(
             f"average.every={every}: the run has only {steps - start * epoch.steps} steps to average"
             f"{f' after average.start={start} epochs' if start else ''}."

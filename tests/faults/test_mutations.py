@@ -100,7 +100,7 @@ def test_records(record: Any, cut: int | None) -> None:
         (folder / "changed").mkdir()
         (folder / "changed" / "record.json").write_text(json.dumps(record)[:cut])
         with patch("cnnbench.report.figures.draw", return_value=[]):  # seconds
-            assert main(["compare", str(folder), "apart=true"]) == 0
+            assert main(["compare", str(folder), "apart=true", f"out={folder}"]) == 0
         assert "sgd" in (folder / "comparison.csv").read_text()
     finally:
         shutil.rmtree(folder)

@@ -39,7 +39,7 @@ def check_same(extended: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "optimizer=adam augment=flip_crop model.dropout=0.3 model.batch_norm=true callbacks=[ema,lr_monitor] clip=1",
+        "optimizer=adam augment=flip_crop model.dropout=0.3 model.batch_norm=true average=ema callbacks=lr_monitor clip=1",
         "optimizer=momentum scheduler=plateau scheduler.patience=0 scheduler.threshold=0.5 scheduler.warmup=1.5",
         "optimizer=schedule_free scheduler=step scheduler.step_size=3 update=cag update.accumulate=4",
         "optimizer=muon scheduler=multistep scheduler.milestones=[2,5] stop=early",

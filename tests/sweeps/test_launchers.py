@@ -299,7 +299,7 @@ def test_without_slurm_it_is_one_line(command, here: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(here))
     result = command(f"-m hydra/launcher=submitit_slurm {SMALL} seed=0,1")
     assert result.code == 2
-    assert result.err.splitlines()[1:] == [
+    assert result.err.splitlines()[2:] == [  # after the data and the number of runs
         'cnnbench: hydra/launcher=submitit_slurm: Could not detect "srun", are you indeed on a slurm cluster?'
     ]
 

@@ -79,7 +79,7 @@ def test_large_photos_are_warned_of_before_the_network_is_built(units: int, warn
         words = f"data.val_fraction=0.5 batch_size=2 hardware=cpu model.convs=[{{filters:48}}] model.dense=[{units}]"
         (job,) = composer.jobs(words.split(), multirun=False)
     weights = 48 * 300 * 400 * units  # 201,600,000 or 195,840,000
-    found = [warning for warning in check_parts(job.config, photos) if f"{weights:,} weights" in warning]
+    found = [warning for warning in check_parts(job.config, photos).warnings if f"{weights:,} weights" in warning]
     assert bool(found) == warned
     if warned:
         assert "0.8 GB" in found[0]

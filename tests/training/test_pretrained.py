@@ -100,7 +100,7 @@ def test_densenets_file_has_older_names(command, here: Path, published) -> None:
     ("words", "says"),
     [
         ("model.weights=nowhere.pth", "model.weights=nowhere.pth: no such file."),
-        ("model.weights=list.pth", "model.weights=list.pth: holds no weights."),
+        ("model.weights=list.pth", "model.weights: list.pth: not a checkpoint, but a list."),
         (
             "model.weights=whole.pth",
             "whole.pth: not a complete checkpoint (Weights only load failed). What torch.save(",

@@ -48,8 +48,8 @@ def test_alike_in_validation_test_and_the_loaded_model(command, here: Path) -> N
     with torch.no_grad():
         hits = (model(test).argmax(1) == torch.from_numpy(images.test_labels)).float().mean()
     assert hits.item() == pytest.approx(both["test"]["acc"])
-    assert command("compare runs/none runs/flip").code == 0
-    text = (here / "runs" / "none" / "comparison.md").read_text()
+    assert command("compare runs/none runs/flip out=both").code == 0
+    text = (here / "both" / "comparison.md").read_text()
     assert "test-time augmentation (flip)" in text
     assert "evaluation.tta=flip" in text
 
