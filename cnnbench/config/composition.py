@@ -71,7 +71,7 @@ class Job:
     @property
     def label(self) -> str:
         """The run in a few words, as progress and loggers name it: `adam lr=0.01 activation=tanh, seed 3`."""
-        swept = [word for word in self.overrides if not word.startswith(("optimizer=", "seed="))]
+        swept = [word for word in self.overrides if not word.startswith(("optimizer=", "optimizer._target_=", "seed="))]
         words = (word.removeprefix("model=").removeprefix("model.").removeprefix("optimizer.") for word in swept)
         return f"{' '.join([self.choices['optimizer'], *words])}, seed {self.config.seed}"
 

@@ -210,8 +210,6 @@ class Line:
     """Epochs of earlier runs."""
     _current: float
     """Epochs of the current run so far."""
-    _numbers: list[str]
-    """What is shown of it after its epoch: loss, accuracy and speed."""
     _validated: list[str]
     """Its last validation accuracy, once there is one."""
     _printed: float
@@ -222,7 +220,7 @@ class Line:
         self._bar = sweep.progress.add_task("", total=1, visible=False)
         self._run, self._epochs = "", 0
         self._earlier, self._current = 0.0, 0.0
-        self._numbers, self._validated = [], []
+        self._validated = []
         self._printed = time.monotonic()
 
     @property
@@ -247,20 +245,19 @@ class Line:
             epochs: its number of epochs.
         """
         self._run, self._epochs = run, epochs
-        self._numbers, self._validated = [], []
+        self._validated = []
         self._sweep.progress.reset(self._bar, total=epochs, description=run, numbers=(), visible=True)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
         """Moves the bars of the run and of the sweep to `epoch`, and shows the numbers."""
         self._current = epoch
-        self._numbers = [f"loss {loss:.3f}", f"acc {accuracy:.1%}", f"{images_per_second:,.0f} images/s"]
-        self._show()
+        self._show(loss, accuracy, images_per_second)
 
     def epoch(self, row: dict[str, float]) -> None:
         """Shows a finished epoch; without a terminal in a line of its own, at most every ten seconds."""
         self._current, self._validated = row["epoch"], [f"val {row['val_acc']:.1%}"]
         if self.visible:
-            self._show()
+            self._show(row["train_loss"], row["train_acc"], row["images_per_second"])
         elif time.monotonic() - self._printed >= 10:
             self._print(row)
 
@@ -272,9 +269,10 @@ class Line:
             f"about {_duration((self._epochs - row['epoch']) * row['seconds'])} left"
         )
 
-    def _show(self) -> None:
+    def _show(self, loss: float, accuracy: float, images_per_second: float) -> None:
         """Moves the bars, and shows the numbers, the most telling ones first."""
-        numbers = [f"epoch {math.ceil(self._current)}/{self._epochs}", *self._validated, *self._numbers]
+        numbers = [f"epoch {math.ceil(self._current)}/{self._epochs}", *self._validated, f"loss {loss:.3f}"]
+        numbers += [f"acc {accuracy:.1%}", f"{images_per_second:,.0f} images/s"]
         self._sweep.progress.update(self._bar, completed=self._current, numbers=numbers)
         self._sweep.update()
 

@@ -63,13 +63,16 @@ def test_a_bar_names_run_epoch_and_validation_accuracy_in_100_columns() -> None:
         (80, "epoch 2/15 val 91.2% loss 0.123"),
         (140, "4,321 images/s"),
     ):
-        console = Console(width=width, force_terminal=True, no_color=True, file=io.StringIO())
+        console = Console(width=width, force_terminal=True, force_interactive=True, no_color=True, file=io.StringIO())
         sweep = progress.Sweep(4, 60)
-        sweep.progress = progress._progress(console)
+        sweep._console, sweep.progress = console, progress._progress(console)
         sweep._bar = sweep.progress.add_task("4 runs", total=60)
         line = sweep.line()
         line.start("adam lr=0.01 activation=tanh augment=flip_crop, seed 3", 15)
-        line.epoch({"epoch": 1, "val_acc": 0.912, "train_loss": 0.2, "images_per_second": 1.0})
+        line.epoch({"epoch": 1, "val_acc": 0.912, "train_loss": 0.2, "train_acc": 0.8, "images_per_second": 1.0})
+        console.print(sweep.progress.get_renderable())
+        assert "epoch 1/15 val 91.2% loss 0.200" in console.file.getvalue()
+        console.file.truncate(console.file.seek(0))
         line.step(1.5, 0.123, 0.87, 4321.0)
         console.print(sweep.progress.get_renderable())
         total, run = console.file.getvalue().splitlines()[:2]
@@ -85,10 +88,11 @@ def test_names_of_runs_tell_what_is_swept(here: Path) -> None:
     with config_source(None) as composer:
         jobs = composer.jobs(words.split()[1:], multirun=True)
         (alone,) = composer.jobs(["optimizer=sgd", "lr=0.5"], multirun=False)
+        (other,) = composer.jobs(["optimizer._target_=torch.optim.Adamax"], multirun=False)
     assert [job.label for job in jobs[:3]] == [
         "adam resnet20 eps=1e-08, seed 3", "adam resnet20 eps=1e-08, seed 4", "adam resnet20 eps=1e-07, seed 3"
     ]  # fmt: skip
-    assert alone.label == "sgd, seed 0"
+    assert (alone.label, other.label) == ("sgd, seed 0", "Adamax, seed 0")
 
 
 WORDS = ["contestant", "is", "best validation", "interval", "finds / 10 seeds", "distinguishability"]
