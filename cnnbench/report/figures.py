@@ -279,13 +279,7 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
     if not counts or max(counts) < 1.05 * min(counts):
         return None
     figure, (axis,) = _panels([3.2], [c.label for c in shown])
-    for i, contestant in enumerate(shown):
-        style: Any = {
-            "color": styles[contestant.label]["color"],
-            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
-        }
-        points = contestant.measured("parameters"), contestant.measured(comparison.measure)
-        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
+    _scatter(axis, shown, "parameters", comparison.measure, styles)
     axis.set(xlabel="parameters", title=f"{comparison.judged}{left_out}")
     if max(counts) >= 10 * min(counts):
         axis.set_xscale("log")
@@ -296,6 +290,15 @@ def _parameters(comparison: Comparison, styles: Styles) -> Figure | None:
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure
+
+
+def _scatter(axis: Axes, shown: list[Contestant], across: str, measure: str, styles: Styles) -> None:
+    """Draws a dot for each seed of each contestant, by two of its measures."""
+    for i, contestant in enumerate(shown):
+        marker = _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)]  # colours repeat with other markers
+        style: Any = {"color": styles[contestant.label]["color"], "marker": marker}
+        points = contestant.measured(across), contestant.measured(measure)
+        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
 
 
 def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
@@ -309,13 +312,7 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
     if not counts or max(counts) < 2 * min(counts):
         return None
     figure, (axis,) = _panels([3.6], [c.label for c in shown])
-    for i, contestant in enumerate(shown):
-        style: Any = {
-            "color": styles[contestant.label]["color"],
-            "marker": _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)],
-        }
-        points = contestant.measured("operations"), contestant.measured(comparison.measure)
-        axis.plot(*points, linestyle="none", markersize=7, alpha=0.7, label=short(contestant.label, _LONGEST), **style)
+    _scatter(axis, shown, "operations", comparison.measure, styles)
     if comparison.ladder is not None:
         by_run = {run.run_id: c for c in shown for run in c.runs}
         kept = [by_run[rung.runs[0]] for rung in comparison.ladder.rungs if rung.kept and rung.runs[0] in by_run]

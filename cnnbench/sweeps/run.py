@@ -240,7 +240,8 @@ class _Run:
         pl.seed_everything(config.seed, verbose=False)
         network = parts.make_model(config, data.image_shape, len(self.images.classes))
         mean, std = statistics(self.images.train, data.split.train, config.data.normalize)
-        some = torch.from_numpy(self.images.train[data.split.train[: initialisation.PATCH_IMAGES]]).permute(0, 3, 1, 2)
+        count = initialisation.PATCH_IMAGES if config.model.get("whiten") else 0  # nothing else looks at them
+        some = torch.from_numpy(self.images.train[data.split.train[:count]]).permute(0, 3, 1, 2)
         layers = parts.initialise(config, network, Normalize(mean, std)(some))
         self.result.layers = layers or None
         if any(layer.loaded for layer in layers):
