@@ -3,7 +3,8 @@
 import signal
 import sys
 
-from cnnbench.cli.commands import COMMANDS, train
+from cnnbench.cli.commands import COMMANDS
+from cnnbench.cli.training_commands import train
 from cnnbench.errors import ConfigError, nearest
 
 

@@ -1,0 +1,131 @@
+"""The commands that look at finished runs and use them: `list`, `show`, `predict`, `export`; and `cache`.
+
+Slow modules are imported only after the words have been checked.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from cnnbench.cli.arguments import command_parser
+from cnnbench.config.composition import as_yaml
+from cnnbench.config.formats import FORMATS, check_format
+from cnnbench.errors import ConfigError
+
+RUN = "runs/NAME/RUN, the beginning of its name, or runs/NAME if it holds one run"
+
+
+def list_runs(words: list[str]) -> int:
+    """Carries out `cnnbench list`: lists the runs in a folder."""
+    parser = command_parser("list", "Lists the runs in a folder.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path("runs"))
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    options = parser.parse_args(words)
+    if options.cfg:
+        print(as_yaml({"folder": str(options.folder)}), end="")
+        return 0
+    from cnnbench.report.listing import show_list
+
+    show_list(options.folder.expanduser(), options.json)
+    return 0
+
+
+def show(words: list[str]) -> int:
+    """Carries out `cnnbench show`: shows a run."""
+    parser = command_parser("show", "Shows a run.")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parser.add_argument("--json", action="store_true", help="the record itself, for scripts")
+    options = parser.parse_args(words)
+    if options.cfg:
+        return _print_config_of(options.run)
+    from cnnbench.report.listing import show_run
+    from cnnbench.results.records import run_folder
+
+    show_run(run_folder(options.run), options.json)
+    return 0
+
+
+def predict(words: list[str]) -> int:
+    """Carries out `cnnbench predict`: names the class of each image."""
+    parser = command_parser("predict", "Names the class of each image.")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parser.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="images, and folders of images")
+    parser.add_argument("--json", action="store_true", help="the probabilities of all classes, for scripts")
+    options = parser.parse_args(words)
+    if options.cfg:
+        return _print_config_of(options.run)
+    from cnnbench.results.records import run_folder
+
+    run = run_folder(options.run)
+    from cnnbench.training.prediction import predict
+
+    rows: list[dict[str, object]] = []
+    code = 0
+    for path, result in predict(run, options.paths):
+        if isinstance(result, ConfigError):
+            print(f"cnnbench: {result}", file=sys.stderr)
+            code = 1
+        elif not options.json:
+            shares = list(result.probabilities.items())[:3]
+            print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in shares))
+        told = {"error": str(result)} if isinstance(result, ConfigError) else asdict(result)
+        rows.append({"path": str(path), **told})
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    return code
+
+
+def export(words: list[str]) -> int:
+    """Carries out `cnnbench export`: writes a run's model for other programs."""
+    parser = command_parser("export", "Writes a run's model into its folder, for other programs.")
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parser.add_argument("--format", metavar="FORMAT", default="onnx", help=", ".join(FORMATS))
+    options = parser.parse_args(words)
+    if options.cfg:
+        return _print_config_of(options.run)
+    check_format(options.format)
+    from cnnbench.results.records import run_folder
+
+    run = run_folder(options.run)
+    from cnnbench.training.export import export
+
+    result = export(run, options.format)
+    file = run / FORMATS[options.format].file
+    print(f"{file}: {result.same:,} of {result.images:,} {result.part} images get the same class as from the run's "
+          f"model; largest difference of a probability {result.difference:.1e}")  # fmt: skip
+    if not result.holds:
+        print("cnnbench: the exported model predicts differently, so the file was not written", file=sys.stderr)
+        return 1
+    return 0
+
+
+def cache(words: list[str]) -> int:
+    """Carries out `cnnbench cache`: shows where decoded images are kept, or removes them."""
+    parser = command_parser("cache", "Shows where decoded images are kept, and how many; --clear removes them.")
+    parser.add_argument("--clear", action="store_true", help="remove them; they are decoded again when needed")
+    options = parser.parse_args(words)
+    if options.cfg:
+        print(as_yaml({"clear": options.clear}), end="")
+        return 0
+    from cnnbench.data import cache
+
+    if options.clear:
+        freed, busy = cache.clear()
+        print(f"{cache.place()}: {freed / 1e6:,.1f} MB removed")
+        for name in busy:
+            print(f"{name} stays: a process is decoding into it")
+        return 0
+    found = cache.entries()
+    print(f"{cache.place()}: {cache.size() / 1e6:,.1f} MB")
+    for entry in found:
+        shape = " x ".join(map(str, entry.shape))
+        print(f"{entry.size / 1e6:10,.1f} MB  {entry.images:,} images of {shape} from {entry.root}")
+    return 0
+
+
+def _print_config_of(run: Path) -> int:
+    from cnnbench.results.records import of_run, run_folder
+
+    print(as_yaml(of_run(run_folder(run)).config), end="")
+    return 0
