@@ -1,18 +1,22 @@
 """Comparisons: contestants side by side, and the verdicts on their differences."""
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cnnbench.analysis import exact_tests, stats
-from cnnbench.analysis.contestants import METRICS, Contestant
+from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.exact_tests import Exact
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.stats import Pair
 from cnnbench.analysis.tuning_results import Tuning
+from cnnbench.results.metrics import METRICS, Metric
+from cnnbench.results.records import Record
 
 CHOSEN = "chosen on these runs"
 """What is said of a verdict on a setting that was chosen from several by the same results (`by=`)."""
@@ -24,7 +28,7 @@ MOST_PAIRED = 20
 
 @dataclass
 class Comparison:
-    """Contestants that may be put side by side, the one with the best mean validation accuracy first."""
+    """Contestants that may be put side by side, the best first: by validation accuracy, or a table's own metric."""
 
     title: str
     contestants: list[Contestant]
@@ -40,8 +44,17 @@ class Comparison:
     """The part of the 5 % that the verdicts may use, where seeds were added look by look."""
     tuning: Tuning | None = None
     """How the contestants' settings were found, if they were tuned."""
-    metric: str = "acc"
-    """What the contestants are compared by, one of `METRICS`."""
+    metric: Metric = METRICS["acc"]
+    """What the contestants are compared by."""
+    reading: str = ""
+    """Where another program's table is compared: what its columns were taken for."""
+    command: str = ""
+    """Where another program's table is compared: the command."""
+
+    @property
+    def records(self) -> list[Record]:
+        """All runs that are ours; none where another program's table is compared."""
+        return [run for c in self.contestants for run in c.records]
 
     @property
     def unit(self) -> str:
@@ -55,21 +68,25 @@ class Comparison:
     @property
     def measure(self) -> str:
         """What the verdicts are about: `test_acc`, or `val_acc` where the test set stayed closed; or another metric."""
-        test = f"test_{self.metric}"
-        return test if any(c.measured(test) for c in self.contestants) else f"val_{self.metric}"
+        if not self.records:
+            return self.metric.key
+        test = f"test_{self.metric.key}"
+        return test if any(c.measured(test) for c in self.contestants) else f"val_{self.metric.key}"
 
     @property
     def judged(self) -> str:
         """Name of the measure that the verdicts are about."""
+        if not self.records:
+            return self.metric.name
         if self.measure.startswith("test_"):
-            return f"test {METRICS[self.metric]}"
-        return f"{'best ' if self.metric == 'acc' else ''}validation {METRICS[self.metric]}"
+            return f"test {self.metric.name}"
+        return f"{'best ' if self.metric.key == 'acc' else ''}validation {self.metric.name}"
 
     @property
     def untested(self) -> str:
         """Why there is no test accuracy, as a sentence for tables; empty where a run has one, or will have."""
-        reasons = {run.untested for c in self.contestants for run in c.runs}
-        if "" in reasons:
+        reasons = {run.untested for run in self.records}
+        if not reasons or "" in reasons:
             return ""
         return f"Not tested ({', '.join(sorted(reasons))}): these are accuracies on the validation images alone."
 
@@ -82,19 +99,35 @@ class Comparison:
     def pairs(self) -> list[Pair]:
         """The verdicts, by `measure`.
 
-        A broken run counts as chance. A contestant all of whose runs broke is worse than one with a finished run, on
-        that ground alone: such a pair has no p value.
+        A broken run counts as chance; in another program's table it does not count. A contestant all of whose runs
+        broke is worse than one with a finished run, on that ground alone: such a pair has no p value.
         """
         samples = {c.label: c.samples(self.measure) for c in self.contestants}
         only = self.contestants[0].label if len(self.contestants) > MOST_PAIRED else None
-        pairs = stats.verdicts(samples, self.baseline, self._resolution, self.margin, only, self.share)
+        pairs = self._tested(samples, self.baseline, self.margin, only)
         finished = {c.label: bool(c.done) for c in self.contestants if c.ended}
-        return [_broken(pair) if self._one_broke(pair, finished) else pair for pair in pairs]
+        return [_broken(pair, finished) if self._one_broke(pair, finished) else pair for pair in pairs]
+
+    def _tested(
+        self,
+        samples: Mapping[str, Mapping[int, float]],
+        baseline: str | None,
+        margin: float | None = None,
+        only: str | None = None,
+    ) -> list[Pair]:
+        """The verdicts on these samples. Where less is better the tests see them with their signs turned."""
+        sign = 1 if self.metric.higher else -1
+        signed = {label: {seed: sign * v for seed, v in values.items()} for label, values in samples.items()}
+        pairs = stats.verdicts(signed, baseline, self._resolution, margin, only, self.share)
+        return pairs if self.metric.higher else [pair.negative for pair in pairs]
 
     @property
     def _resolution(self) -> float:
-        """The smallest step of an accuracy: one image."""
-        sizes = self.contestants[0].runs[0].data.sizes
+        """The smallest step of the measure: one image, or the smallest difference between two values of a table."""
+        if not self.records:
+            values = sorted({value for c in self.contestants for value in c.measured(self.measure)})
+            return min((b - a for a, b in itertools.pairwise(values)), default=0.0)
+        sizes = self.records[0].data.sizes
         return 1 / max(sizes.test if self.measure.startswith("test_") else sizes.val, 1)
 
     @property
@@ -125,7 +158,7 @@ class Comparison:
     def finished_pairs(self) -> dict[tuple[str, str], Pair]:
         """The verdicts as they would be if no run had broken: those on the finished runs alone, by both contestants."""
         samples = {c.label: dict(enumerate(c.measured(self.measure))) for c in self.contestants}
-        found = stats.verdicts(samples, self._few_pairs, self._resolution, share=self.share)
+        found = self._tested(samples, self._few_pairs)
         return {(pair.first, pair.second): pair for pair in found}
 
     def cost_verdicts(self, unit: str) -> list[Exact]:
@@ -140,9 +173,14 @@ class Comparison:
 
     @cached_property
     def target(self) -> float:
-        """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches."""
+        """Validation accuracy whose cost is shown: the given one, or what the middle contestant reaches.
+
+        In another program's table a value of its metric, and infinite if none was given.
+        """
         if self.targets:
             return self.targets[0]
+        if not self.records:
+            return math.inf if self.metric.higher else -math.inf
         means = [mean for c in self.contestants if (mean := c.mean("val_acc")) is not None]
         return math.floor(100 * statistics.median(means)) / 100 if means else 0.0
 
@@ -151,18 +189,14 @@ class Comparison:
         """The answer in a few sentences."""
         ended = [c for c in self.contestants if c.ended]
         if not any(c.done for c in ended) or len(ended) < 2:
-            return "There are not two contestants with finished runs. So there is no verdict."
+            text = "There are not two contestants with finished runs. So there is no verdict."
+            return text if self.records else f"{text} contestant=COLUMN names what sets contestants apart."
         leader = self.leader
-        mean, tested = leader.mean(self.measure), self.measure.startswith("test_")
-        if leader.label == self.baseline:
-            head = f"The baseline is {leader.label}"
-            head += f", with {mean:.2%} on the test images" if tested and mean is not None else ""
-        else:
-            head = f"{leader.label} has the best validation {METRICS[self.metric]}"
-            head += f" and {mean:.2%} on the test images" if tested and mean is not None else ""
+        head = self._head(leader)
         if max(len(c.samples(self.measure)) for c in ended) < 2:
+            text = f"{head}. One {self.unit} does not show how sure a difference is"
             more = "seed=0,1,2" if self.unit == "seed" else "tunings=3"
-            return f"{head}. One {self.unit} does not show how sure a difference is: run at least three, {more}."
+            return f"{text}: run at least three, {more}." if self.records else f"{text}: at least three would."
         sides: dict[str, list[str]] = defaultdict(list)
         for pair in self.pairs:
             if leader.label in (pair.first, pair.second):
@@ -178,8 +212,9 @@ class Comparison:
             else f"{head}; it is not shown to be better than any other."
         )
         if same := sides["equivalent"]:
-            text += f" Equivalent to it within {100 * (self.margin or 0):g} points: {_enumerate(same)}."
-            text += self._cheaper(leader, same)
+            points = f"{100 * (self.margin or 0):g} points" if self.metric.share else f"{self.margin:g}"
+            text += f" Equivalent to it within {points}: {_enumerate(same)}."
+            text += self._cheaper(leader, same) if self.records else ""
         if open_ := sides["not distinguishable"]:
             text += f" Not distinguishable from it: {_enumerate(open_)}."
         tested = all(pair.p is not None for pair in self.pairs if leader.label in (pair.first, pair.second))
@@ -189,7 +224,8 @@ class Comparison:
             if not c.done:
                 text += f" All {c.ended} runs of {c.label} diverged or failed: it is worse on that ground alone."
             elif c.broken:
-                text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they count as chance."
+                text += f" Of {c.label}, {len(c.broken)} of {c.ended} runs diverged or failed; they "
+                text += "count as chance." if c.records else "are counted, but not averaged."
             if lost := sum(not seeds for seeds in c.tunings.values()):
                 text += f" Of {c.label}, {lost} of {len(c.tunings)} tunings found no setting that trains; "
                 text += f"{'it counts' if lost == 1 else 'they count'} as chance."
@@ -197,6 +233,18 @@ class Comparison:
             text += " Settings chosen on the runs that they are judged by look better than they are: run the chosen "
             text += "settings with fresh seeds."
         return f"{text} {self.tuning.scope}" if self.tuning else text
+
+    def _head(self, leader: Contestant) -> str:
+        """Names the leader and its result: the mean on the test images, or of another program's metric."""
+        mean, baseline = leader.mean(self.measure), leader.label == self.baseline
+        value = "" if mean is None else self.metric.value(mean)
+        if not self.records:
+            head = f"The baseline {leader.label} has a mean" if baseline else f"{leader.label} has the best mean"
+            return f"{head} {self.metric.name}" + (f", {value}" if value else "")
+        tested = f"{value} on the test images" if value and self.measure.startswith("test_") else ""
+        if baseline:
+            return f"The baseline is {leader.label}" + (f", with {tested}" if tested else "")
+        return f"{leader.label} has the best validation {self.metric.name}" + (f" and {tested}" if tested else "")
 
     def _cheaper(self, leader: Contestant, others: list[str]) -> str:
         """Names the cheapest of equivalent contestants, by seconds of training."""
@@ -212,8 +260,8 @@ class Comparison:
         Only claims about these images, all of them. A folder may hold them too.
         """
         found = []
-        for contestant in self.contestants:
-            run = contestant.runs[0]
+        for contestant in (c for c in self.contestants if c.records):
+            run = contestant.records[0]
             for claim in run.claims:
                 if run.limit is not None or (claim.data not in (None, run.data.name) and run.data.name != "folder"):
                     continue
@@ -224,9 +272,9 @@ class Comparison:
         return found
 
 
-def _broken(pair: Pair) -> Pair:
+def _broken(pair: Pair, finished: Mapping[str, bool]) -> Pair:
     """The pair without what a t-test says, where one contestant has only broken runs."""
-    verdict: stats.Verdict = "better" if (pair.difference or 0) > 0 else "worse"
+    verdict: stats.Verdict = "better" if finished[pair.first] else "worse"
     return replace(
         pair, verdict=verdict, p=None, raw_p=None, interval=None, raw_interval=None, freedom=None, within=None
     )
@@ -236,8 +284,10 @@ def _difference(pair: Pair, comparison: Comparison) -> str:
     """The difference of a pair with its interval, in percentage points, and the seeds that would find one so large."""
     if pair.difference is None or pair.interval is None:
         return ""
-    low, high = (f"{100 * bound:+.1f}" for bound in pair.interval)
-    text = f"difference {100 * pair.difference:+.1f}, between {low} and {high}"
+    form = "{:+.1f}" if comparison.metric.share else "{:+.3g}"
+    scale = 100 if comparison.metric.share else 1
+    change, low, high = (form.format(scale * value) for value in (pair.difference, *pair.interval))
+    text = f"difference {change}, between {low} and {high}"
     few = len(comparison.contestants) <= MOST_PAIRED
     if few and pair.difference and pair.spreads and any(pair.spreads):
         needed = stats.seeds_to_find(abs(pair.difference), pair.spreads, comparison.level)

@@ -3,15 +3,16 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from cnnbench.analysis import stats
-from cnnbench.results.records import Record
+from cnnbench.results.records import Record, Test
+from cnnbench.results.reported import Reported
 
-METRICS = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "macro_f1": "macro F1"}
-"""What contestants can be compared by (`metric=`), and its name; each is measured in validation and test."""
+Run = Record | Reported
+"""A run of ours, or one that another program's table tells of."""
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Contestant:
     """One setting with all its seeds; or, where the tuning was repeated, the winners of all its tunings."""
 
     label: str
-    runs: list[Record]
+    runs: Sequence[Run]
     settings: int = 1
     """How many settings this one was chosen from, by its results on these runs (`by=`)."""
     tunings: dict[int, list[int]] = field(default_factory=dict)
@@ -28,12 +29,17 @@ class Contestant:
     """By target."""
 
     @cached_property
-    def done(self) -> list[Record]:
+    def records(self) -> list[Record]:
+        """The runs that are ours; none where another program's table is compared."""
+        return [run for run in self.runs if isinstance(run, Record)]
+
+    @cached_property
+    def done(self) -> list[Run]:
         """The runs that were trained to their end."""
         return [run for run in self.runs if run.status == "done"]
 
     @cached_property
-    def broken(self) -> list[Record]:
+    def broken(self) -> list[Run]:
         """The runs that diverged or failed: results too, though without a trained network."""
         return [run for run in self.runs if run.status in ("diverged", "failed")]
 
@@ -43,9 +49,12 @@ class Contestant:
         return len(self.done) + len(self.broken)
 
     @property
-    def chance(self) -> float:
-        """Accuracy of guessing, from 0 to 1: what a broken run counts as."""
-        return 1 / max(len(self.runs[0].data.classes), 1)
+    def chance(self) -> float | None:
+        """Accuracy of guessing, from 0 to 1: what a broken run counts as. None where the number of classes is unknown.
+
+        Broken runs are then counted, but not averaged.
+        """
+        return 1 / max(len(self.records[0].data.classes), 1) if self.records else None
 
     def measured(self, measure: str, target: float = math.inf) -> list[float]:
         """A measure of each finished run, by its name in `measure`."""
@@ -54,19 +63,23 @@ class Contestant:
     def _finished(self, measure: str, target: float) -> dict[int, float]:
         if target not in self._measures:
             self._measures[target] = [measures(run, target) for run in self.done]
-        values = ((run.seed, found[measure]) for run, found in zip(self.done, self._measures[target], strict=True))
+        values = ((run.seed, found.get(measure)) for run, found in zip(self.done, self._measures[target], strict=True))
         return {seed: value for seed, value in values if value is not None}
 
     def by_seed(self, measure: str) -> dict[int, float]:
-        """An accuracy of each run that ended, by its seed; a broken run counts as chance."""
-        return self._finished(measure, math.inf) | {run.seed: self.chance for run in self.broken}
+        """A measure of each run that ended, by its seed; a broken run counts as chance, if that is known."""
+        return self._finished(measure, math.inf) | self._as_chance(run.seed for run in self.broken)
+
+    def _as_chance(self, numbers: Iterable[int]) -> dict[int, float]:
+        chance = self.chance
+        return {} if chance is None else dict.fromkeys(numbers, chance)
 
     def samples(self, measure: str) -> dict[int, float]:
         """What verdicts rest on: `by_seed`, or the mean of each tuning's seeds by its number.
 
         A tuning all of whose trials broke counts as chance.
         """
-        lost = {number: self.chance for number, seeds in self.tunings.items() if not seeds}
+        lost = self._as_chance(number for number, seeds in self.tunings.items() if not seeds)
         return self._by_tuning(self.by_seed(measure), statistics.fmean) | lost
 
     def _by_tuning(self, values: Mapping[int, float], middle: Callable[[Iterable[float]], float]) -> dict[int, float]:
@@ -88,7 +101,8 @@ class Contestant:
 
     def interval(self, measure: str, target: float = math.inf) -> tuple[float, float] | None:
         """95 % interval of that mean, by Student's t; None for fewer than two runs (or tunings)."""
-        bounds = (0.0, 1.0) if measure.endswith(("_acc", "_f1")) else (-math.inf, math.inf)
+        share = any(run.metric.share for run in self.runs if isinstance(run, Reported) and run.metric.key == measure)
+        bounds = (0.0, 1.0) if share or measure.endswith(("_acc", "_f1")) else (-math.inf, math.inf)
         values = self._by_tuning(self._finished(measure, target), statistics.fmean)
         return stats.interval(list(values.values()), *bounds)
 
@@ -97,7 +111,7 @@ class Contestant:
 
         Args:
             unit: `epochs`, `images` or `seconds`.
-            target: from 0 to 1.
+            target: from 0 to 1; another program's metric in its own units.
         """
         return list(self._costs_by_seed(unit, target).values())
 
@@ -122,31 +136,39 @@ class Contestant:
     @property
     def per_class(self) -> list[float | None]:
         """Test accuracy of each class, the mean over seeds; None where there are no test images of it."""
-        columns = zip(*(run.test.per_class for run in self.done if run.test), strict=True)
+        columns = zip(*(test.per_class for test in self._tested), strict=True)
         return [None if None in column else sum(column) / len(column) for column in columns]
 
     @property
     def confusion(self) -> list[list[int]]:
         """Test images of all seeds together by true class (rows) and predicted class (columns)."""
-        tables = [run.test.confusion for run in self.done if run.test]
+        tables = [test.confusion for test in self._tested]
         return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
+    @property
+    def _tested(self) -> list[Test]:
+        return [run.test for run in self.records if run.status == "done" and run.test]
 
-def measures(run: Record, target: float = math.inf) -> dict[str, float | None]:
+
+def measures(run: Run, target: float = math.inf) -> dict[str, float | None]:
     """What is measured of a finished run.
 
     Args:
         run: its record.
-        target: a validation accuracy from 0 to 1.
+        target: a validation accuracy from 0 to 1; another program's metric in its own units.
 
     Returns:
-        `test_acc`, `test_balanced_acc`, `test_macro_f1`: at the selected epoch; `val_acc`, `val_balanced_acc`,
+        Of another program's run the metric under its own name, `epochs`, and `target_epochs`.
+        Of ours `test_acc`, `test_balanced_acc`, `test_macro_f1`: at the selected epoch; `val_acc`, `val_balanced_acc`,
         `val_macro_f1`: at the selected epoch; `final_val_acc`: that of the last epoch; `train_loss`:
         of the last epoch; `gap`: training minus validation accuracy at the selected epoch; `best_epoch`: the selected
         one; `epochs`, `images_seen`, `seconds`, `images_per_second`: of the whole training; `target_epochs`,
         `target_images`, `target_seconds`: until the target was first reached, infinite if never; `parameters`: trained;
         `operations`: of the whole training, three times those of a forward pass for each image.
     """
+    if isinstance(run, Reported):
+        reached = next((epoch for epoch, value in run.curve if run.reaches(value, target)), math.inf)
+        return {run.metric.key: run.value, "epochs": run.epochs, "target_epochs": reached}
     history, best, last, seconds = run.history, run.best, run.history[-1], run.seconds
     assert best is not None, "a run that is done has one"
     selected = history[best.epoch - 1]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.analysis.comparison import Comparison
-from cnnbench.analysis.contestants import METRICS, Contestant
+from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.schema import ROLES, Decides
 from cnnbench.errors import ConfigError, nearest
 from cnnbench.results import identity
+from cnnbench.results.metrics import METRICS
 from cnnbench.results.records import Record
 
 
@@ -89,7 +90,9 @@ def compare(
                 contestant.label, contestant.tunings = label, tuning.numbered(label, ended)
         labelled.sort(key=lambda c: (not c.done, -(c.score(f"val_{metric}") or -1.0), c.label))
         shown = labelled if by is None else _best(labelled, by)
-        comparisons.append(Comparison(title, shown, None, tuple(targets), ladder, margin, share, tuning, metric))
+        comparisons.append(
+            Comparison(title, shown, None, tuple(targets), ladder, margin, share, tuning, METRICS[metric])
+        )
     if baseline is not None:
         for comparison in comparisons:
             if baseline in (labels := [c.label for c in comparison.contestants]):
@@ -119,9 +122,9 @@ def _setting(run: Record) -> str:
 
 def _best(contestants: list[Contestant], by: str) -> list[Contestant]:
     chosen: dict[str, Contestant] = {}
-    counts = Counter(c.runs[0].choices.get(by, "none") for c in contestants)
+    counts = Counter(c.records[0].choices.get(by, "none") for c in contestants)
     for contestant in contestants:  # best first
-        option = contestant.runs[0].choices.get(by, "none")
+        option = contestant.records[0].choices.get(by, "none")
         chosen.setdefault(option, contestant).settings = counts[option]
     return list(chosen.values())
 

@@ -178,6 +178,13 @@ class Pair:
             seeds=self.seeds[::-1],
             spreads=None if self.spreads is None else self.spreads[::-1],
             verdict=opposite.get(self.verdict, self.verdict),
+        ).negative
+
+    @property
+    def negative(self) -> "Pair":
+        """The same comparison of a measure with the opposite sign."""
+        return replace(
+            self,
             difference=None if self.difference is None else -self.difference,
             raw_interval=None if self.raw_interval is None else (-self.raw_interval[1], -self.raw_interval[0]),
             interval=None if self.interval is None else (-self.interval[1], -self.interval[0]),

@@ -18,7 +18,8 @@ def commands_of(comparison: Comparison) -> list[str | None]:
     if comparison.ladder is not None:
         start, *rungs = comparison.ladder.rungs
         climbed = {run_id for rung in rungs for run_id in rung.runs}.difference(start.runs)
-    return [command_of(c.runs) for c in comparison.contestants if c.runs[0].run_id not in climbed]
+    shown = (c.records for c in comparison.contestants if c.records)
+    return [command_of(runs) for runs in shown if runs[0].run_id not in climbed]
 
 
 def command_of(runs: list[Record]) -> str | None:
@@ -42,11 +43,11 @@ def fresh_commands(comparison: Comparison) -> list[str]:
         return []
     first = 1 + max(run.seed for c in contestants for run in c.runs)
     seeds = ",".join(str(first + i) for i in range(max(3, *(len(c.runs) for c in contestants))))
-    config = contestants[0].runs[0].config
+    config = contestants[0].records[0].config
     name = f"{config['name']}_fresh"
     found = []
     for contestant in contestants:
-        run = contestant.runs[0]
+        run = contestant.records[0]
         if run.overrides is not None and not contestant.tunings:
             words = [word for word in run.overrides if not word.startswith(("seed=", "name=", "runs_dir="))]
             where = [f"name={name}", *([f"runs_dir={config['runs_dir']}"] if config["runs_dir"] != "runs" else [])]

@@ -13,7 +13,7 @@ from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant, measures
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
-from cnnbench.report.tables import UNITS, Sheet, confused, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import Sheet, confused, ledger, main_sheets, per_class, units_of, winners
 from cnnbench.results import records
 
 
@@ -24,8 +24,11 @@ def as_csv(comparisons: list[Comparison]) -> str:
     names = ["test_acc", "val_acc", "final_val_acc", "train_loss", "gap"]
     names += ["test_balanced_acc", "test_macro_f1", "val_balanced_acc", "val_macro_f1"]
     names += ["best_epoch", "epochs", "images_seen", "seconds", "images_per_second"]
+    if not comparisons[0].records:
+        names = [comparisons[0].metric.key, "epochs"]
+    units = units_of(comparisons[0])
     columns = [f"{m}_{kind}" for m in names for kind in ("mean", "low", "high", "sd")] + [
-        f"target_{unit}_median" for unit in UNITS
+        f"target_{unit}_median" for unit in units
     ]
     writer.writerow(["setting", "contestant", "settings_tried", "seeds", *columns, "target", *records.STATUSES])
     for comparison in comparisons:
@@ -40,7 +43,7 @@ def as_csv(comparisons: list[Comparison]) -> str:
                     high,
                     statistics.stdev(values) if len(values) > 1 else "",
                 ]
-            for unit in UNITS:
+            for unit in units:
                 values = c.costs(unit, comparison.target)
                 cells.append(statistics.median(values) if values else "")
             counts = [c.statuses[status] for status in records.STATUSES]
@@ -130,7 +133,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
     claimed = ("source", "contestant", "measure", "claimed", "measured")
     return {
         "title": comparison.title,
-        "protocol": asdict(comparison.contestants[0].runs[0].protocol),
+        "protocol": asdict(comparison.records[0].protocol) if comparison.records else comparison.reading,
         "verdict": comparison.verdict,
         "measure": comparison.measure,
         "baseline": comparison.baseline,
@@ -144,14 +147,14 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
                 "statuses": c.statuses,
                 "seeds": [run.seed for run in c.done],
                 "tunings": c.tunings,
-                "runs": [run.run_id for run in c.done],
+                "runs": [run.run_id for run in c.records if run.status == "done"],
                 "measures": _measured(c, comparison.target),
             }
             for c in comparison.contestants
         ],
         "pairs": [asdict(pair) | {"chosen_on_these_runs": comparison.chosen(pair)} for pair in comparison.pairs],
         "failures": [asdict(pair) for pair in comparison.failures],
-        "costs": {unit: [asdict(pair) for pair in comparison.cost_verdicts(unit)] for unit in UNITS},
+        "costs": {unit: [asdict(pair) for pair in comparison.cost_verdicts(unit)] for unit in units_of(comparison)},
         "ladder": None if comparison.ladder is None else asdict(comparison.ladder)["rungs"],
         "claims": [dict(zip(claimed, claim, strict=True)) for claim in comparison.claims],
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
@@ -21,7 +22,8 @@ from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
 from cnnbench.report import fonts
 from cnnbench.report.tables import MOST_CLASSES
-from cnnbench.results.records import SearchEpoch
+from cnnbench.results.records import Record, SearchEpoch
+from cnnbench.results.reported import Reported
 from cnnbench.runtime import files
 from cnnbench.runtime.progress import short
 
@@ -96,8 +98,9 @@ def file_name(kind: str, number: int = 1) -> str:
 
 def _styles(comparisons: list[Comparison], tuning: Tuning | None) -> Styles:
     # A tuning may call a contestant otherwise than a comparison does; it is the one that got the winner's setting.
-    called = {setting_of(c.runs[0]): c.label for comparison in comparisons for c in comparison.contestants}
-    names = {label: label for label in called.values()}
+    contestants = [c for comparison in comparisons for c in comparison.contestants]
+    called = {setting_of(c.records[0]): c.label for c in contestants if c.records}
+    names = {c.label: c.label for c in contestants}
     for entry in tuning.entries if tuning else []:
         won = entry.winner and entry.winner.record
         names[entry.tuned.label] = called.get(setting_of(won), entry.tuned.label) if won else entry.tuned.label
@@ -118,21 +121,60 @@ def _curves(comparison: Comparison, styles: Styles) -> Figure | None:
     shown, left_out = _shown(comparison)
     if not shown:
         return None
+    if not comparison.records:
+        return _reported_curves(comparison, shown, left_out, styles)
     figure, axes = _panels([2.9, 2.9], [c.label for c in shown])
     for axis, key, name in zip(axes, ("train_loss", "val_acc"), ("training loss", "validation accuracy"), strict=True):
         for contestant in shown:
-            curves = [[getattr(row, key) for row in run.history] for run in contestant.done]
+            curves = [[getattr(row, key) for row in run.history] for run in _done(contestant)]
             by_epoch = list(zip(*curves, strict=False))  # as far as every seed went
             _band(axis, by_epoch, short(contestant.label, _LONGEST), styles[contestant.label])
         axis.set(xlabel="epoch", title=f"{name}{left_out}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if all(row.train_loss > 0 for c in shown for run in c.done for row in run.history):
+    if all(row.train_loss > 0 for c in shown for run in _done(c) for row in run.history):
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter(_Plain())
         axes[0].yaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
     axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axes[0])
     return figure
+
+
+def _reported_curves(comparison: Comparison, shown: list[Contestant], left_out: str, styles: Styles) -> Figure | None:
+    """Another program's metric by epoch, drawn likewise; None where its table has no epochs."""
+    figure, (axis,) = _panels([3.2], [c.label for c in shown])
+    for contestant in shown:
+        values: dict[int, list[float]] = defaultdict(list)
+        runs = [run for run in contestant.done if isinstance(run, Reported)]
+        for epoch, value in (point for run in runs for point in run.curve):
+            values[epoch].append(value)
+        epochs = sorted(
+            epoch for epoch, found in values.items() if len(found) == len(runs)
+        )  # as far as every seed went
+        _band(
+            axis,
+            [values[epoch] for epoch in epochs],
+            short(contestant.label, _LONGEST),
+            styles[contestant.label],
+            epochs,
+        )
+        if not any(epochs):
+            return None
+    axis.set(xlabel="epoch", title=f"{comparison.judged}{left_out}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _in_its_unit(axis.yaxis, comparison)
+    _legend(figure, axis)
+    return figure
+
+
+def _in_its_unit(axis: XAxis | YAxis, comparison: Comparison) -> None:
+    """Labels an axis of what the contestants are compared by: in percent, if it is a share."""
+    if comparison.metric.share:
+        axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _done(contestant: Contestant) -> list[Record]:
+    return [run for run in contestant.records if run.status == "done"]
 
 
 def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
@@ -161,14 +203,14 @@ def _accuracy(comparison: Comparison, styles: Styles) -> Figure | None:
     axis.set(title=f"{comparison.judged}{left_out}", yticks=range(len(shown)), ylim=(len(shown) - 0.4, -0.6))
     axis.set_yticklabels(labels)
     axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    _in_its_unit(axis.xaxis, comparison)
     return figure
 
 
 def _target(comparison: Comparison, styles: Styles) -> Figure | None:
     """The share of the seeds that have reached the target, after so many seconds and epochs of training."""
     shown, left_out = _shown(comparison)
-    if not shown:
+    if not shown or not comparison.records:
         return None
     goal = f"{100 * comparison.target:.4g} % validation accuracy"
     figure, axes = _panels([2.3, 2.3], [f"{c.label}: 00 of 00" for c in shown])
@@ -200,7 +242,7 @@ def _confusion(comparison: Comparison, styles: Styles) -> Figure | None:
     tables = [(c.label, table) for c in shown if (table := c.confusion)]
     if not tables or len(tables[0][1]) > MOST_CLASSES:
         return None
-    names = [short(name, 14) for name in fonts.class_labels(shown[0].runs[0].data.classes)]
+    names = [short(name, 14) for name in fonts.class_labels(shown[0].records[0].data.classes)]
     columns = min(len(tables), 2)
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.5 * rows), layout="constrained")
@@ -257,7 +299,7 @@ def _architecture(comparison: Comparison, styles: Styles) -> Figure | None:
 
 def _probabilities(contestant: Contestant) -> list[list[dict[str, dict[str, float]]]]:
     """By seed and epoch of the search: for `conv1 kernel size` and so on the probability of each candidate."""
-    histories = [run.search.history for run in contestant.done if run.search]
+    histories = [run.search.history for run in _done(contestant) if run.search]
     found = [
         [
             {f"{layer} {key.replace('_', ' ')}": p for layer, of in row.probabilities.items() for key, p in of.items()}
@@ -314,7 +356,7 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
     figure, (axis,) = _panels([3.6], [c.label for c in shown])
     _scatter(axis, shown, "operations", comparison.measure, styles)
     if comparison.ladder is not None:
-        by_run = {run.run_id: c for c in shown for run in c.runs}
+        by_run = {run.run_id: c for c in shown for run in c.records}
         kept = [by_run[rung.runs[0]] for rung in comparison.ladder.rungs if rung.kept and rung.runs[0] in by_run]
         means = [(c.mean("operations"), c.mean(comparison.measure)) for c in kept]
         axis.plot(*zip(*means, strict=True), color="0.6", linewidth=1, zorder=1)
@@ -431,9 +473,18 @@ def _panels(heights: list[float], labels: Sequence[str] = ()) -> tuple[Figure, l
     return figure, list(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
 
 
-def _band(axis: Axes, by_epoch: Sequence[Sequence[float]], label: str, style: dict[str, Any]) -> None:
-    """A line of the means of each epoch's values, and their range as a band; of a single epoch a dot."""
-    epochs = range(1, len(by_epoch) + 1)
+def _band(
+    axis: Axes,
+    by_epoch: Sequence[Sequence[float]],
+    label: str,
+    style: dict[str, Any],
+    epochs: Sequence[int] | None = None,
+) -> None:
+    """A line of the means of each epoch's values, and their range as a band; of a single epoch a dot.
+
+    Epochs are counted from 1 if they aren't given.
+    """
+    epochs = epochs or range(1, len(by_epoch) + 1)
     dot: dict[str, Any] = {"marker": "o", "markersize": 4} if len(by_epoch) == 1 else {}
     axis.plot(epochs, [sum(v) / len(v) for v in by_epoch], label=label, **style, **dot)
     low, high = [min(v) for v in by_epoch], [max(v) for v in by_epoch]

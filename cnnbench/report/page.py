@@ -19,16 +19,17 @@ from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report import fonts
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.report.figures import MOST, file_name
-from cnnbench.report.tables import MOST_CLASSES, Sheet, confused, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import MOST_CLASSES, Sheet, capitalised, confused, ledger, main_sheets, per_class, winners
 from cnnbench.results import identity
 from cnnbench.results.records import Record
+from cnnbench.results.reported import Reported
 
 MOST_ROWS = 200
 """Of a table: a page of many thousands is read by nobody, and opens slowly."""
 
 
 _CAPTIONS = {
-    "curves": "Training loss and validation accuracy by epoch. Lines: mean of the seeds; bands: their range.",
+    "curves": "{curves} by epoch. Lines: mean of the seeds; bands: their range.",
     "accuracy": "{judged}. Dots: seeds; diamonds: their mean, with its 95 % interval (Student's t){claimed}.",
     "target": "Share of the seeds that have reached {target:.4g} validation accuracy, by seconds and by epochs of "
     "training. A line that stays at 0 % never reaches it. Lines at the same height are drawn beside each other.",
@@ -107,7 +108,7 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    runs = [run for part in parts for c in part.comparison.contestants for run in c.runs]
+    runs = [run for part in parts for run in part.comparison.records]
     return environment.get_template("report.html.j2").render(parts=parts, tuning=search, versions=_versions(runs))
 
 
@@ -115,26 +116,28 @@ def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -
     labels = [c.label for c in comparison.contestants]
     classes = [sheet for sheet in (per_class(comparison), confused(comparison)) if sheet]
     commands = commands_of(comparison)
-    shown = [command for command in commands if command is not None][:MOST_ROWS]
+    shown = [command for command in [*commands, comparison.command or None] if command is not None][:MOST_ROWS]
     return _Part(
         comparison=comparison,
         question=_question(labels) if comparison.ladder is None else "Which additions pay?",
         figures=_figures(
             folder, drawn, _OF_COMPARISONS, labels, number,
-            judged=comparison.judged.capitalize(), target=comparison.target,
+            judged=capitalised(comparison.judged),
+            curves="Training loss and validation accuracy" if comparison.records else capitalised(comparison.judged),
+            target=comparison.target,
             rungs="; line: what the ladder kept" if comparison.ladder else "",
             claimed="; crosses: what a document claims" if comparison.claims else "",
-            numbered=_numbered(comparison.contestants[0].runs[0].data.classes),
+            numbered=_numbered(comparison.records[0].data.classes) if comparison.records else "",
         ),
         tables=[_cut(sheet) for sheet in main_sheets(comparison)],
         classes=[_cut(sheet, MOST_CLASSES) for sheet in classes],
-        on_test=comparison.contestants[0].runs[0].protocol.validation == "test",
+        on_test=bool(comparison.records) and comparison.records[0].protocol.validation == "test",
         untested=comparison.untested,
-        runs=_runs(comparison, folder),
-        configs=_configs(comparison),
+        runs=_cut(_runs(comparison, folder)),
+        configs=_configs(comparison) if comparison.records else [],
         commands=shown,
         fresh=fresh_commands(comparison)[:MOST_ROWS],
-        without_command=len(commands) - len(shown),
+        without_command=max(0, len(commands) - len(shown)),
     )  # fmt: skip
 
 
@@ -197,7 +200,9 @@ def _ledger(tuning: Tuning, folder: Path) -> Sheet:
 
 def _runs(comparison: Comparison, folder: Path) -> Sheet:
     """Every run with a link to its record."""
-    runs = [(c, run) for c in comparison.contestants for run in c.runs]
+    if not comparison.records:
+        return _reported_runs(comparison)
+    runs = [(c, run) for c in comparison.contestants for run in c.records]
     rows = []
     for contestant, run in runs[:MOST_ROWS]:
         best = "-" if run.best is None else f"{run.best.val_acc:.2%}"
@@ -208,6 +213,18 @@ def _runs(comparison: Comparison, folder: Path) -> Sheet:
     left_out = len(runs) - MOST_ROWS
     note = f"The first {MOST_ROWS}; {left_out:,} more are left out." if left_out > 0 else ""
     return Sheet(f"Runs ({len(runs):,})", columns, rows, note, left=3)
+
+
+def _reported_runs(comparison: Comparison) -> Sheet:
+    """Every run of another program's table."""
+    metric = comparison.metric
+    rows = [
+        [c.label, run.name, run.status, "-" if run.value is None else metric.value(run.value), str(run.epochs or "-")]
+        for c in comparison.contestants
+        for run in c.runs
+        if isinstance(run, Reported)
+    ]
+    return Sheet(f"Runs ({len(rows):,})", ["contestant", "seed", "status", metric.name, "epochs"], rows, left=3)
 
 
 def _configs(comparison: Comparison) -> list[tuple[str, str]]:
@@ -227,9 +244,9 @@ def _configs(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _flat(contestant: Contestant) -> dict[str, str]:
-    seeds = {"seed": sorted(run.seed for run in contestant.runs)}
+    seeds = {"seed": sorted(run.seed for run in contestant.records)}
     told: dict[str, dict[str, None]] = defaultdict(dict)
-    for run in contestant.runs if contestant.tunings else contestant.runs[:1]:
+    for run in contestant.records if contestant.tunings else contestant.records[:1]:
         for key, value in identity.flat(run.config | seeds).items():
             told[key][json.dumps(value)] = None
     return {"contestant": contestant.label} | {key: " or ".join(values) for key, values in told.items()}

@@ -14,6 +14,7 @@ from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.ladder import Ladder, Rung, judge
 from cnnbench.analysis.tuning import Entry
 from cnnbench.analysis.tuning_results import Tuning
+from cnnbench.results.metrics import METRICS, Metric
 
 
 @dataclass
@@ -30,14 +31,17 @@ class Sheet:
 
 def main_sheets(comparison: Comparison) -> list[Sheet]:
     """Those that the terminal shows too."""
-    found = []
+    found: list[Sheet] = []
+    if not comparison.records:
+        found = [reported(comparison)]
     if (ladder := comparison.ladder) is not None:
         found += [rungs(comparison, ladder)] if any(not rung.without for rung in ladder.rungs[1:]) else []
         found += [omissions(comparison, ladder)] if any(rung.without for rung in ladder.rungs) else []
-    found += [results(comparison), costs(comparison)]
-    if len(comparison.targets) > 1:
+    if comparison.records:
+        found += [results(comparison), costs(comparison)]
+    if len(comparison.targets) > bool(comparison.records):
         found.append(targets(comparison))
-    if comparison.metric != "acc" or any(c.uneven for c in comparison.contestants):
+    if comparison.metric.key in ("balanced_acc", "macro_f1") or any(c.uneven for c in comparison.contestants):
         found.insert(-1, class_means(comparison))
     if len(comparison.contestants) > 1:
         found.append(verdicts(comparison))
@@ -45,7 +49,7 @@ def main_sheets(comparison: Comparison) -> list[Sheet]:
             found.append(failures(comparison))
         if comparison.targets:
             found.append(cost_verdicts(comparison))
-    if any(run.search for c in comparison.contestants for run in c.runs):
+    if any(run.search for run in comparison.records):
         found.append(architectures(comparison))
     if comparison.claims:
         found.append(claims(comparison))
@@ -76,13 +80,34 @@ def results(comparison: Comparison) -> Sheet:
         note = f"{comparison.untested} {note}"
     if comparison.unit == "tuning":
         note += " An interval rests on the means of the tunings."
-    if versions := {run.protocol.tta for c in comparison.contestants for run in c.runs} - {"none"}:
+    if versions := {run.protocol.tta for run in comparison.records} - {"none"}:
         note += f" Validation and test with test-time augmentation ({', '.join(sorted(versions))})."
     if any(c.broken for c in comparison.contestants):
         note += " All of these are of the runs that finished; in the verdicts a run that diverged or failed counts too."
     if max((len(c.done) for c in comparison.contestants), default=0) == 1:
         note += " One seed: no interval can be given."
     return Sheet("Accuracy", columns, rows, note)
+
+
+def reported(comparison: Comparison) -> Sheet:
+    """The results in another program's table."""
+    metric, rows = comparison.metric, []
+    worst = min if metric.higher else max
+    for c in comparison.contestants:
+        values = c.measured(metric.key)
+        finished = str(len(c.done)) if not c.broken else f"{len(c.done)} of {c.ended}"
+        deviation = metric.spread(statistics.stdev(values)) if len(values) > 1 else "-"
+        row = [c.label, finished, _percent(c, metric.key, metric), deviation]
+        row += [metric.value(worst(values)) if values else "-", _mean(c, "epochs", "{:,.4g}")]
+        rows.append([*row, ", ".join(f"{count} {status}" for status, count in sorted(c.statuses.items()))])
+    columns = ["contestant", "seeds", metric.name, "standard deviation", "worst seed", "last epoch", "runs"]
+    note = f"Means over seeds with 95 % intervals (Student's t). {comparison.reading}"
+    for c in comparison.contestants:
+        if len(ends := sorted(set(c.measured("epochs")))) > 1:
+            note += f" Runs of {c.label} end after {ends[0]:g} to {ends[-1]:g} epochs."
+    if max((len(c.done) for c in comparison.contestants), default=0) == 1:
+        note += " One seed: no interval can be given."
+    return Sheet("Results", columns, rows, note)
 
 
 def class_means(comparison: Comparison) -> Sheet:
@@ -95,7 +120,7 @@ def class_means(comparison: Comparison) -> Sheet:
         "At the selected epoch, means over seeds with 95 % intervals. Balanced accuracy: the mean over classes of the "
         "accuracy on a class's images. Macro F1: the mean over classes of 2 hits / (images + predictions)."
     )
-    if comparison.metric == "acc":
+    if comparison.metric.key == "acc":
         note += " metric=balanced_acc and metric=macro_f1 compare by them."
     return Sheet("Each class counts the same", columns, rows, note)
 
@@ -122,21 +147,29 @@ def costs(comparison: Comparison) -> Sheet:
 def targets(comparison: Comparison) -> Sheet:
     """What it took to reach each of several targets."""
     rows = []
+    units = units_of(comparison)
     for c in comparison.contestants:
         for target in comparison.targets:
             hit = sum(map(math.isfinite, c.costs("epochs", target)))
-            rows.append([c.label, f"{target:.4g}", f"{hit} of {c.ended}", *(_reached(c, u, target) for u in UNITS)])
-    note = "Medians over all runs that ended, infinite (∞) where validation accuracy never was that high."
-    return Sheet("Time to targets", ["contestant", "target", "reached", *UNITS], rows, note)
+            rows.append([c.label, f"{target:.4g}", f"{hit} of {c.ended}", *(_reached(c, u, target) for u in units)])
+    name = "validation accuracy" if comparison.records else comparison.judged
+    note = f"Medians over all runs that ended, infinite (∞) where {name} never was that good."
+    return Sheet("Time to targets", ["contestant", "target", "reached", *units], rows, note)
 
 
 UNITS = ("epochs", "images", "seconds")
 """In which the cost to a target is counted."""
 
 
+def units_of(comparison: Comparison) -> tuple[str, ...]:
+    """Those of `UNITS` that the runs tell: of another program's table only the epochs are known."""
+    return UNITS if comparison.records else UNITS[:1]
+
+
 def cost_verdicts(comparison: Comparison) -> Sheet:
     """Each pair: who needs less to reach the target."""
-    verdicts = [comparison.cost_verdicts(unit) for unit in UNITS]
+    units = units_of(comparison)
+    verdicts = [comparison.cost_verdicts(unit) for unit in units]
     rows = []
     for row in zip(*verdicts, strict=True):
         cells = []
@@ -144,15 +177,17 @@ def cost_verdicts(comparison: Comparison) -> Sheet:
             word = {"better": "cheaper", "worse": "costlier"}.get(found.verdict, found.verdict)
             cells.append(f"{word} (p {_p(found.p)})" if found.smallest_p < LEVEL else "too few seeds to say")
         rows.append([row[0].first, row[0].second, *cells])
+    name = "validation accuracy" if comparison.records else comparison.judged
+    least = "at least" if comparison.metric.higher else "at most"
     note = (
-        f"Cost until validation accuracy is at least {comparison.target:.4g}, by exact rank tests of all runs that "
+        f"Cost until {name} is {least} {comparison.target:.4g}, by exact rank tests of all runs that "
         f"ended. One that never gets there costs more than any other. p is corrected for the number of pairs."
     )
     few = min((found.smallest_p for found in verdicts[0]), default=0.0)
     if few >= LEVEL:
         note += f" With this many seeds and pairs p can't be below {_p(few)}, so nothing can be shown."
         note += "" if comparison.baseline else " baseline= makes fewer pairs."
-    return Sheet("Cost to the target", ["contestant", "compared with", *UNITS], rows, note, left=5)
+    return Sheet("Cost to the target", ["contestant", "compared with", *units], rows, note, left=5)
 
 
 def failures(comparison: Comparison) -> Sheet:
@@ -165,7 +200,7 @@ def failures(comparison: Comparison) -> Sheet:
             said = words.get(found.verdict, found.verdict) if found.smallest_p < LEVEL else "too few runs to say"
             finished = comparison.finished_pairs[found.first, found.second]
             rows.append([found.first, counts[found.first], said, found.second, counts[found.second], _p(found.p)])
-            rows[-1] += [*_change(finished), "-" if finished.p is None else _p(finished.p)]
+            rows[-1] += [*_change(finished, comparison.metric), "-" if finished.p is None else _p(finished.p)]
     columns = ["contestant", "broken", "verdict", "compared with", "broken", "p"]
     columns += ["finished runs: difference", "interval", "p"]
     note = (
@@ -180,17 +215,17 @@ def failures(comparison: Comparison) -> Sheet:
 
 def verdicts(comparison: Comparison) -> Sheet:
     """Each pair: its difference and whether that is significant."""
-    rows = []
+    rows, metric = [], comparison.metric
     for pair in comparison.pairs:
         seeds = str(pair.seeds[0]) if pair.seeds[0] == pair.seeds[1] else f"{pair.seeds[0]}, {pair.seeds[1]}"
         p = "-" if pair.p is None else _p(pair.p)
-        row = [pair.first, _in_words(pair, comparison), pair.second, seeds]
-        rows.append([*row, *_change(pair), p, _alone(pair), _finds(pair, comparison)])
+        row = [pair.first, _in_words(pair, comparison), pair.second, seeds, *_change(pair, metric), p]
+        rows.append([*row, _alone(pair, metric), _finds(pair, comparison)])
     units = f"{comparison.unit}s"
     columns = ["contestant", "is", "compared with", units, "difference", "interval", "p", "this pair alone"]
     columns.append(f"finds / 10 {units}")
     note = (
-        f"{comparison.judged.capitalize()} in percentage points. Welch's t-tests; p values and intervals are corrected "
+        f"{capitalised(comparison.judged)} in {metric.unit}. Welch's t-tests; p values and intervals are corrected "
         f"for the number of pairs, so that the chance of any false verdict in this table is at most 5 %; this pair "
         f"alone: both without that correction. Finds: the difference that this many {units}, and 10 {units}, would "
         f"find in 80 % of cases, if the spreads are as seen."
@@ -202,8 +237,11 @@ def verdicts(comparison: Comparison) -> Sheet:
             f" Settings {CHOSEN} look better than they are, and these verdicts can be false more often: run the chosen "
             f"settings with fresh seeds."
         )
+    if not comparison.records:
+        note += " Seeds are not paired." + ("" if metric.higher else f" Less {metric.name} is better.")
     if comparison.margin is not None:
-        note += f" Equivalent: the difference is shown to be smaller than {100 * comparison.margin:g} points."
+        points = f"{100 * comparison.margin:g} points" if metric.share else f"{comparison.margin:g}"
+        note += f" Equivalent: the difference is shown to be smaller than {points}."
     if comparison.share < 1:
         note += (
             f" Seeds are added until the pairs are settled, so this look may use {100 * comparison.share:.1f} % of "
@@ -211,9 +249,8 @@ def verdicts(comparison: Comparison) -> Sheet:
         )
     if any(c.broken for c in comparison.contestants):
         chance = comparison.contestants[0].chance
-        note += (
-            f" A run that diverged or failed counts as chance, {chance:.2%}; with only such runs a contestant is worse."
-        )
+        counted = "is counted, but not averaged" if chance is None else f"counts as chance, {chance:.2%}"
+        note += f" A run that diverged or failed {counted}; with only such runs a contestant is worse."
     if len(comparison.contestants) > MOST_PAIRED:
         note += f" With over {MOST_PAIRED} contestants each is compared with the best one alone."
     return Sheet("Verdicts", columns, rows, note, left=3)
@@ -228,11 +265,11 @@ def _in_words(pair: stats.Pair, comparison: Comparison) -> str:
     return f"{pair.verdict} ({CHOSEN})" if claims else pair.verdict
 
 
-def _alone(pair: stats.Pair) -> str:
+def _alone(pair: stats.Pair, metric: Metric) -> str:
     """Interval and p value as if the pair were the only one."""
     if pair.raw_interval is None or pair.raw_p is None:
         return "-"
-    return f"{_bounds(pair.raw_interval, '{:+.2f}')} p {_p(pair.raw_p)}"
+    return f"{metric.bounds(pair.raw_interval, signed=True)} p {_p(pair.raw_p)}"
 
 
 def _finds(pair: stats.Pair, comparison: Comparison) -> str:
@@ -240,14 +277,16 @@ def _finds(pair: stats.Pair, comparison: Comparison) -> str:
     if pair.spreads is None or pair.p is None:
         return "-"
     found = (stats.smallest_difference(pair.spreads, seeds, comparison.level) for seeds in (pair.seeds, (10, 10)))
-    return " / ".join(f"{100 * difference:.2f}" if difference < 1 else ">100" for difference in found)
+    if comparison.metric.share:
+        return " / ".join(f"{100 * difference:.2f}" if difference < 1 else ">100" for difference in found)
+    return " / ".join(f"{difference:.3g}" for difference in found)
 
 
 def architectures(comparison: Comparison) -> Sheet:
     """What each search has found, and what it cost."""
     rows = []
     for c in comparison.contestants:
-        for run in c.done:
+        for run in (run for run in c.records if run.status == "done"):
             found = run.search
             entropy = "-" if found is None or found.entropy is None else f"{found.entropy:.3f}"
             cost = ["-", "-"] if found is None else [f"{found.image_passes:,}", f"{found.seconds:,.1f}"]
@@ -310,17 +349,17 @@ _RUNG_COSTS = {
 
 def _rungs(comparison: Comparison, ladder: Ladder) -> Iterator[tuple[Rung, str, str, list[str], list[str]]]:
     """Each rung that has runs, with its change, verdict, accuracies (validation and test) and costs."""
-    found = {run.run_id: c for c in comparison.contestants for run in c.runs}
+    found = {run.run_id: c for c in comparison.contestants for run in c.records}
     for i, rung in enumerate(ladder.rungs):
         contestant, below = found.get(rung.runs[0]), ladder.rungs[0] if rung.fresh else ladder.below(i)
         if contestant is None:
             continue
         change = verdict = ""
         if below is not None and (standard := found.get(below.runs[0])) is not None:
-            run = contestant.runs[0]
+            run = contestant.records[0]
             planned = len(run.config.get("leave_out" if rung.without else "ladder", {}))
             pair = judge(standard.by_seed("val_acc"), contestant.by_seed("val_acc"), run.data.sizes.val, planned)
-            change, verdict = " ".join(_change(pair)), pair.verdict
+            change, verdict = " ".join(_change(pair, METRICS["acc"])), pair.verdict
         accuracies = [_mean(contestant, measure, "{:.2%}") for measure in ("val_acc", "test_acc")]
         yield rung, change, verdict, accuracies, [_mean(contestant, *each) for each in _RUNG_COSTS.values()]
 
@@ -335,7 +374,7 @@ def claims(comparison: Comparison) -> Sheet:
         rows.append([source, label, names[measure], f"{claimed:.2%}", *told])
     columns = ["source", "contestant", "measure", "claimed", "measured", "difference"]
     note = "Differences in percentage points."
-    run = comparison.contestants[0].runs[0]
+    run = comparison.records[0]
     if about := sorted({claim.data for claim in run.claims if claim.data and claim.data != run.data.name}):
         note += f" Claimed of {', '.join(about)}: they say nothing of this folder unless it holds the same images."
     return Sheet("What the documents claim", columns, rows, note, left=3)
@@ -393,7 +432,7 @@ def per_class(comparison: Comparison) -> Sheet | None:
     shown = [c for c in comparison.contestants if c.per_class]
     if not shown:
         return None
-    names = shown[0].runs[0].data.classes
+    names = shown[0].records[0].data.classes
     found = list(zip(names, zip(*(c.per_class for c in shown), strict=True), strict=True))
     note = "Means over seeds."
     if len(names) > MOST_CLASSES:
@@ -414,7 +453,7 @@ def confused(comparison: Comparison) -> Sheet | None:
     shown = [c for c in comparison.contestants if c.confusion]
     if not shown or len(shown[0].confusion) <= MOST_CLASSES:
         return None
-    names = shown[0].runs[0].data.classes
+    names = shown[0].records[0].data.classes
     shares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(shown))
     for i, contestant in enumerate(shown):
         for true, row in zip(names, contestant.confusion, strict=True):
@@ -435,22 +474,22 @@ def _setting(params: dict[str, Any]) -> str:
     )
 
 
-def _percent(contestant: Contestant, measure: str) -> str:
+def _percent(contestant: Contestant, measure: str, metric: Metric = METRICS["acc"]) -> str:
     mean, bounds = contestant.mean(measure), contestant.interval(measure)
     if mean is None:
         return "-"
-    return f"{mean:.2%}" if bounds is None else f"{mean:.2%} {_bounds(bounds, '{:.2f}')}"
+    return metric.value(mean) if bounds is None else f"{metric.value(mean)} {metric.bounds(bounds)}"
 
 
-def _bounds(bounds: tuple[float, float], form: str) -> str:
-    low, high = (form.format(100 * bound) for bound in bounds)
-    return f"[{low}, {high}]"
+def _change(pair: stats.Pair, metric: Metric) -> tuple[str, str]:
+    """Difference and its interval."""
+    difference = "-" if pair.difference is None else metric.change(pair.difference)
+    return difference, "-" if pair.interval is None else metric.bounds(pair.interval, signed=True)
 
 
-def _change(pair: stats.Pair) -> tuple[str, str]:
-    """Difference and its interval, in percentage points."""
-    difference = "-" if pair.difference is None else f"{100 * pair.difference:+.2f}"
-    return difference, "-" if pair.interval is None else _bounds(pair.interval, "{:+.2f}")
+def capitalised(text: str) -> str:
+    """The text with a capital letter first; a column's own name such as `test_acc` as it is."""
+    return text if "_" in text or "/" in text else text[:1].upper() + text[1:]
 
 
 def _p(p: float) -> str:
