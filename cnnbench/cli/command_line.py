@@ -15,10 +15,12 @@ def main(words: list[str] | None = None) -> int:
         words: what is typed after `cnnbench`; None takes the arguments of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM.
+        The exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
     words = sys.argv[1:] if words is None else words
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the second one, but for `nohup`
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, lambda signum, _: sys.exit(128 + signum))
     try:
         if words and words[0] in COMMANDS:
             return COMMANDS[words[0]](words[1:])

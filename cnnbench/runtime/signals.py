@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, collected so that a run can end between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP, collected so that a run can end between two steps."""
 
 import os
 import signal
@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Within this context Ctrl-C and SIGTERM are only noted; the second Ctrl-C ends the process at once.
+    """Within this context signals that end a process are only noted; the second Ctrl-C ends it at once.
+
+    They are Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal.
 
     Yields:
         The signal numbers received so far.
@@ -21,7 +23,7 @@ def collected_signals() -> Iterator[list[int]]:
         received.append(signum)
 
     # An ignored signal stays ignored: a shell ignores Ctrl-C for what runs in the background.
-    heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    heeded = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
     try:
         former = {s: signal.signal(s, note) for s in heeded}
     except ValueError:  # not the main thread, which alone may handle signals

@@ -3,20 +3,21 @@
 The processes are forked from a server that has imported torch once, and share one copy of the images.
 """
 
-import json
+import contextlib
 import os
 import signal
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
-from multiprocessing import connection, forkserver, get_context
+from dataclasses import dataclass, fields
+from multiprocessing import connection, forkserver, get_context, reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnbench.config.composition import Job
 from cnnbench.data.images import ImageSet
@@ -24,8 +25,6 @@ from cnnbench.errors import Busy, Interrupted
 from cnnbench.runtime.progress import Line, Sweep
 
 Task = tuple[Job, ImageSet]
-
-_ARRAYS = ("train", "train_labels", "test", "test_labels", "validation")
 
 
 class _Remote:
@@ -39,19 +38,25 @@ class _Remote:
         self._pipe, self.visible = pipe, visible
 
     def say(self, line: str) -> None:
-        self._pipe.send(("say", line))
+        self._send("say", line)
 
     def start(self, run: str, epochs: int) -> None:
-        self._pipe.send(("start", run, epochs))
+        self._send("start", run, epochs)
 
     def step(self, epoch: float, loss: float, accuracy: float, images_per_second: float) -> None:
-        self._pipe.send(("step", epoch, loss, accuracy, images_per_second))
+        self._send("step", epoch, loss, accuracy, images_per_second)
 
     def epoch(self, row: dict[str, float]) -> None:
-        self._pipe.send(("epoch", row))
+        self._send("epoch", row)
 
     def finish(self) -> None:
-        self._pipe.send(("finish",))
+        self._send("finish")
+
+    def _send(self, *call: Any) -> None:
+        try:
+            self._pipe.send(call)
+        except OSError:  # the sweep's own process was killed: end as at its SIGTERM, with the state saved
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass
@@ -105,14 +110,17 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
     threads = max((os.cpu_count() or 1) // workers, 1)
     free = [sweep.line() for _ in range(workers)]
     active: dict[Any, _Worker] = {}
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as shared:
+    shared: dict[str, _Images] = {}
+    with contextlib.ExitStack() as files:
         try:
             while tasks or active:
                 while tasks and free:
                     task = tasks.popleft()
                     receiver, sender = context.Pipe(duplex=False)
-                    arguments = (task[0], _share(task[1], Path(shared)), sender, threads, sweep.visible)
+                    images = task[1]
+                    if images.fingerprint not in shared:
+                        shared[images.fingerprint] = _share(images, files)
+                    arguments = (task[0], shared[images.fingerprint], sender, threads, sweep.visible)
                     process = context.Process(target=_work, args=arguments)
                     process.start()
                     sender.close()  # this process's copy, so that `recv` ends with the worker
@@ -139,24 +147,63 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
                 worker.process.join()
 
 
-def _share(images: ImageSet, shared: Path) -> Path:
-    """Writes the images of a data set once, for all processes to map; returns their folder."""
-    folder = shared / images.fingerprint
-    if not folder.exists():
-        folder.mkdir()
-        for name in _ARRAYS:
-            if (array := getattr(images, name)) is not None:
-                np.save(folder / f"{name}.npy", array)
-        (folder / "words.json").write_text(json.dumps([images.classes, images.note]))
-    return folder
+class _SharedArray:
+    """An array in a file without a name, which is gone with the last process that has it open, however that ends."""
+
+    _file: IO[bytes]
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        if hasattr(os, "memfd_create"):  # /dev/shm is too small in most containers
+            descriptor = os.memfd_create("cnnbench")
+        else:
+            descriptor, name = tempfile.mkstemp()
+            Path(name).unlink()
+        self._file = os.fdopen(descriptor, "w+b")
+        np.save(self._file, array)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mapped, (reduction.DupFd(self._file.fileno()),)
 
 
-def _work(job: Job, shared: Path, pipe: Any, threads: int, visible: bool) -> None:
+def _mapped(duplicate: Any) -> NDArray[Any]:
+    """The array of a `_SharedArray`, in a process that got it; what it writes there others don't see."""
+    descriptor: int = duplicate.detach()
+    try:
+        array: NDArray[Any] = np.load(f"/dev/fd/{descriptor}", mmap_mode="c")
+        return array
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class _Images:
+    """An `ImageSet` for other processes."""
+
+    arrays: dict[str, Any]
+    """A `_SharedArray` each; in a worker the array itself."""
+    words: dict[str, Any]
+    """Its other fields."""
+
+
+def _share(images: ImageSet, files: contextlib.ExitStack) -> _Images:
+    """Puts the arrays of a data set where all processes can map them, until `files` is closed."""
+    values = {each.name: getattr(images, each.name) for each in fields(images)}
+    arrays = {name: _SharedArray(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+    for array in arrays.values():
+        files.callback(array.close)
+    return _Images(arrays, {name: value for name, value in values.items() if name not in arrays})
+
+
+def _work(job: Job, shared: _Images, pipe: Any, threads: int, visible: bool) -> None:
     """Carries out one run; the main function of a worker.
 
     Args:
         job: the run.
-        shared: the folder of its images.
+        shared: its images.
         pipe: takes what the screen is to show, and why the run ended.
         threads: CPU threads of torch.
         visible: whether there is a terminal.
@@ -167,11 +214,8 @@ def _work(job: Job, shared: Path, pipe: Any, threads: int, visible: bool) -> Non
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(threads)
-    arrays = {path.stem: np.load(path, mmap_mode="c") for path in shared.glob("*.npy")}
-    classes, note = json.loads((shared / "words.json").read_text())
-    images = ImageSet(**arrays, classes=tuple(classes), fingerprint=shared.name, note=note)
     try:
-        run(job, images, _Remote(pipe, visible))
+        run(job, ImageSet(**shared.arrays, **shared.words), _Remote(pipe, visible))
     except Busy as busy:
         pipe.send(("busy", str(busy)))
     except OSError as error:
