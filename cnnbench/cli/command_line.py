@@ -3,8 +3,6 @@
 import signal
 import sys
 
-from cnnbench.cli.commands import COMMANDS
-from cnnbench.cli.training_commands import train
 from cnnbench.errors import ConfigError, nearest
 
 
@@ -22,6 +20,9 @@ def main(words: list[str] | None = None) -> int:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, lambda signum, _: sys.exit(128 + signum))
     try:
+        from cnnbench.cli.commands import COMMANDS  # here, so that Ctrl-C during an import gets one line too
+        from cnnbench.cli.training_commands import train
+
         if words and words[0] in COMMANDS:
             return COMMANDS[words[0]](words[1:])
         if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
@@ -38,6 +39,11 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, for a path that begins with ~
+            raise
+        print("cnnbench: ~: nobody knows your home directory here. Set HOME, or write the whole path.", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"cnnbench: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -149,7 +149,7 @@ def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str)
             raise ConfigError(f"{group}.{key}={value}: not accepted here.{nearest(key, _HYDRAS)}")
     try:
         target = locate(name)
-    except Exception:
+    except (Exception, SystemExit):
         raise ConfigError(f"{group}._target_={name}: there is no such class.") from None
     made = target if inspect.isclass(target) else _returned(target)
     if not inspect.isclass(made) or not issubclass(made, base):
@@ -192,7 +192,7 @@ def build(group: str, spec: Spec, *given: Any) -> Any:
     called = {"_recursive_": False} | spec | {"_convert_": "all", "_partial_": False}
     try:
         return instantiate(called | {"_target_": MOVED.get(spec["_target_"], spec["_target_"])}, *given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):
             raise cause from None

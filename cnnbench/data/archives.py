@@ -27,6 +27,7 @@ from cnnbench.config.schema import Data
 from cnnbench.config.targets import MOVED
 from cnnbench.data.images import Bytes, ImageSet, Labels, check_space, fitted, root_of
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.files import remove_left_over
 from cnnbench.runtime.progress import bar
 
 _TORONTO = ("https://www.cs.toronto.edu/~kriz/",)
@@ -361,6 +362,7 @@ def _fetch(url: str, archive: Path, md5: str | None) -> None:
         with urllib.request.urlopen(url, timeout=30) as response:
             size = int(response.headers.get("Content-Length") or 0) or None
             archive.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_over(archive.parent, f".{archive.name}.*.part")
             check_space(archive.parent, size or 0)
             with part.open("wb") as file, bar(f"Downloading {url}", size) as advance:
                 while block := response.read(1 << 18):

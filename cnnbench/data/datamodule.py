@@ -329,6 +329,7 @@ class ImageData:
             sampler=Shares(order, size, count),
             num_workers=workers,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # it would draw a seed from the global one, which is the network's
         )
 
 

@@ -82,7 +82,7 @@ def rows(folder: Path) -> list[Row]:
 
 
 def _status(folder: Path, record: Record) -> str:
-    """Running, if somebody holds the run's lock."""
+    """Running, if somebody holds the run's lock. Of a run in a folder that may not be written nobody can tell."""
     lock = folder / ".lock"
     if record.status == "interrupted" and lock.exists():
         try:
@@ -90,6 +90,8 @@ def _status(folder: Path, record: Record) -> str:
                 pass
         except Timeout:
             return "running"
+        except OSError:
+            pass
     return record.status
 
 

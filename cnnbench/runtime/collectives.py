@@ -129,5 +129,4 @@ def _lost_processes_reported() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no exception class of its own for it
-        reason = str(error).splitlines()[0]
-        raise ProcessLost(f"another of the run's {world_size()} processes is gone ({reason})") from None
+        raise ProcessLost(f"another of the run's {world_size()} processes is gone") from error

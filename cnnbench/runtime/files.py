@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -19,6 +21,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: it can't be written; the old file is untouched and the temporary one is removed.
     """
+    remove_left_over(path.parent, f".{glob.escape(path.name)}.*")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -31,6 +34,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
+
+
+def remove_left_over(folder: Path, pattern: str) -> None:
+    """Removes temporary files that nobody has written to for an hour: those of processes that were killed."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # somebody else has removed it
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
 
 
 def is_disk_failure(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """The progress display: bars on a terminal, a few plain lines elsewhere, always on standard error."""
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+from cnnbench.runtime.signals import collected_signals
 
 REFRESH = 0.25
 """Seconds between two updates of the loss on the screen, as each synchronises with the GPU."""
@@ -97,6 +100,15 @@ def loading(what: str) -> Iterator[None]:
     finally:
         if shown:
             print("\033[K", end="", file=sys.stderr, flush=True)  # erases the line
+
+
+@contextmanager
+def importing(package: str) -> Iterator[None]:
+    """As `loading`, for an import; signals wait for its end, since one within torch's would abort the process."""
+    with loading(package), collected_signals() as received:
+        yield
+    for signum in received:
+        signal.raise_signal(signum)
 
 
 class Screen(Protocol):

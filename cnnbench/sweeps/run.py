@@ -56,6 +56,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     Raises:
         Busy: another process is running it.
         Interrupted: Ctrl-C or SIGTERM; the state is saved and the record says so.
+        ProcessLost: another of the processes that train it together is gone; it can be resumed.
         OSError: the disk is full or can't be written; earlier files are intact.
     """
     config = job.config
@@ -110,7 +111,8 @@ def _set_aside(folder: Path, config: Config) -> None:
         if records.read(path).status == "interrupted" and not config.force:
             return
     old = folder / ".old"
-    aside = old / str(1 + len(list(old.iterdir())) if old.exists() else 1)
+    numbers = [int(item.name) for item in old.glob("*") if item.name.isdecimal()]
+    aside = old / str(1 + max(numbers, default=0))
     aside.mkdir(parents=True)
     # Checkpoints to resume from go first, the record last: a kill in between leaves an old result, not a mixture.
     items = [item for item in folder.iterdir() if item.name not in (".lock", ".old")]
@@ -162,6 +164,7 @@ class _Run:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            ProcessLost: another process that trains this run is gone; what was saved before stays.
             OSError: the disk is full or can't be written.
         """
         text = as_yaml(self.config)
@@ -178,11 +181,9 @@ class _Run:
             except Diverged as error:
                 self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
-                if isinstance(error, ProcessLost) and not self.writes:  # the record of the first process says why
+                if isinstance(error, ProcessLost | KeyboardInterrupt) or files.is_disk_failure(error):
                     raise
-                if files.is_disk_failure(error) or not (received or isinstance(error, Exception)):
-                    raise
-                if not received:
+                if not received:  # SystemExit too: a signal is only noted here, so it is raised by the user's class
                     self.result.status, self.result.error = "failed", self._explain(error)
         self.save()
         if received:

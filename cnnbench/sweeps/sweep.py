@@ -17,13 +17,13 @@ from cnnbench.analysis.grouping import compare
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
-from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
+from cnnbench.errors import Busy, ConfigError, Interrupted, ProcessLost, RecordError
 from cnnbench.report.listing import show_layers
 from cnnbench.report.terminal import show
 from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
-from cnnbench.runtime.progress import Sweep, loading
+from cnnbench.runtime.progress import Sweep, importing
 from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
 
@@ -95,7 +95,7 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Ch
         key = repr(replace(job.config, seed=0)), id(images)
         if key in checked or finished(folder_of(job, images), job.config):
             continue
-        with loading("torch"):
+        with importing("torch"):
             from cnnbench.search.checks import check_search
             from cnnbench.training.parts import check_parts
         found = check_parts(job.config, images)
@@ -135,7 +135,7 @@ def begin(checked: "list[tuple[Job, Checked]]", engine: Engine | None, alone: bo
     for line in dict.fromkeys(about(*each, engine, alone) for each in checked):
         print(line, file=None if alone else sys.stderr, flush=True)
     if checked and engine is None and checked[0][0].config.workers == 1:
-        with loading("pytorch_lightning"):
+        with importing("pytorch_lightning"):
             import_module("cnnbench.sweeps.run")
 
 
@@ -212,9 +212,9 @@ def carry_out(
                     elif len(waiting) == len(due):
                         time.sleep(1)
                     continue
-                if ended.exit_code > 128 or ended.reason == "disk":
+                if ended.reason in ("interrupted", "disk"):
                     code = max(ended.exit_code, 1)
-                    why = f"Stopped ({ended.message})" if ended.reason else "Interrupted"
+                    why = f"Stopped ({ended.message})" if ended.reason == "disk" else "Interrupted"
                     screen.say(f"{why} after {len(results)} of {runs}. Run the same command again to resume.")
                     break
                 waiting.discard(str(folder))
@@ -278,7 +278,9 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
         except Busy:
             yield Ended(task, 0, "busy")
         except Interrupted as interrupted:
-            yield Ended(task, interrupted.exit_code)
+            yield Ended(task, interrupted.exit_code, "interrupted")
+        except ProcessLost as lost:
+            yield Ended(task, 1, message=str(lost))
         except OSError as error:
             yield Ended(task, 1, "disk", str(error))
         else:

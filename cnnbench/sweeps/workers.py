@@ -53,9 +53,12 @@ class _Remote:
         self._send("finish")
 
     def _send(self, *call: Any) -> None:
+        if self._pipe is None:
+            return
         try:
             self._pipe.send(call)
         except OSError:  # the sweep's own process was killed: end as at its SIGTERM, with the state saved
+            self._pipe = None
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -68,7 +71,7 @@ class Ended:
     exit_code: int
     """0 after any result; 130 or 143 if interrupted; -N if killed by signal N."""
     reason: str = ""
-    """`busy` if another process has the run, `disk` if the disk failed, else empty."""
+    """`busy` if another process has the run, `disk` if the disk failed, `interrupted` by a signal, else empty."""
     message: str = ""
     """The error that goes with the reason or the exit code."""
 
@@ -136,7 +139,7 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
                         free.append(worker.line)
                         yield Ended(worker.task, worker.process.exitcode or 0, worker.reason, worker.message)
                     else:
-                        if method in ("busy", "disk"):
+                        if method in ("busy", "disk", "interrupted"):
                             worker.reason, (worker.message,) = method, values
                         else:
                             getattr(worker.line, method)(*values)
@@ -221,6 +224,7 @@ def _work(job: Job, shared: _Images, pipe: Any, threads: int, visible: bool) -> 
     except OSError as error:
         pipe.send(("disk", str(error)))
     except Interrupted as interrupted:
+        pipe.send(("interrupted", str(interrupted)))
         sys.exit(interrupted.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the sweep's own process got it too
         sys.exit(130)

@@ -137,7 +137,7 @@ def check_parts(config: Config, images: ImageSet) -> Checked:
     if not closure:
         try:
             optimizer.step()
-        except Exception as error:  # of a user's own class: anything
+        except (Exception, SystemExit) as error:  # of a user's own class: anything
             raise ConfigError(f"optimizer: {name} can't step ({str(error) or type(error).__name__}).") from None
     try:  # some schedulers check their arguments only when they step
         for _ in range(epoch.steps):

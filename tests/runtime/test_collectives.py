@@ -133,9 +133,8 @@ def test_one_that_fails_ends_the_others(here: Path) -> None:
     assert result.returncode == 1
     assert "process 1: Traceback" in result.stderr
     assert "on fire" in result.stderr
-    found = record(here)
-    assert found["status"] == "failed"
-    assert "another of the run's 2 processes is gone" in found["error"]
+    assert "another of the run's 2 processes is gone" in result.stderr
+    assert record(here)["status"] == "interrupted"  # a process that was killed looks the same, and can be resumed
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
