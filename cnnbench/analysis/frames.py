@@ -10,6 +10,7 @@ import polars as pl
 
 from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.suite import Suite
 from cnnbench.errors import ConfigError, nearest
 from cnnbench.results.metrics import Metric
 from cnnbench.results.reported import Reported
@@ -133,6 +134,12 @@ def compare_frame(
         ]
     found[0].command = command
     return found
+
+
+def suite_of(comparisons: list[Comparison], title: str = "a table") -> Suite | None:
+    """The answer over all problems of a table; None if it has a single one."""
+    names = [each.title.removeprefix(f"{title}, ") for each in comparisons]
+    return Suite(comparisons, names) if len(comparisons) > 1 else None
 
 
 def _parts(frame: pl.DataFrame, problem: str | None) -> list[tuple[str, pl.DataFrame]]:

@@ -13,6 +13,7 @@ from cnnbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from cnnbench.analysis.comparison import Comparison
+    from cnnbench.analysis.suite import Suite
     from cnnbench.analysis.tuning_results import Tuning
 
 _COMMON = ["baseline", "metric", "target", "margin", "out"]
@@ -92,14 +93,14 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
         more = {"problem": problem, "baseline": settings.get("baseline"), "targets": targets, "margin": margin}
         print(as_yaml({"tables": words, **given, **more, "out": str(out)}), end="")
         return 0
-    from cnnbench.analysis.frames import Columns, compare_frame
+    from cnnbench.analysis.frames import Columns, compare_frame, suite_of
     from cnnbench.results.table_files import read
 
     columns = Columns(metric, higher, contestant, seed, epoch, problem)
     command = shlex.join(["cnnbench", "compare", *words, *_typed(settings)])
     frame = read(words)
     comparisons = compare_frame(frame, columns, title, settings.get("baseline"), targets, margin, command)
-    return _show(comparisons, None, out, options)
+    return _show(comparisons, None, out, options, suite_of(comparisons, title))
 
 
 def _targets(settings: dict[str, str], low: float, high: float) -> list[float]:
@@ -114,11 +115,17 @@ def _margin(settings: dict[str, str]) -> float | None:
     return margin
 
 
-def _show(comparisons: "list[Comparison]", tuning: "Tuning | None", out: Path, options: argparse.Namespace) -> int:
+def _show(
+    comparisons: "list[Comparison]",
+    tuning: "Tuning | None",
+    out: Path,
+    options: argparse.Namespace,
+    suite: "Suite | None" = None,
+) -> int:
     if options.json:
         from cnnbench.report.exports import as_json
 
-        print(as_json(comparisons, tuning))
+        print(as_json(comparisons, tuning, suite))
         return 0
     if options.dry_run:
         for comparison in comparisons:
@@ -126,7 +133,7 @@ def _show(comparisons: "list[Comparison]", tuning: "Tuning | None", out: Path, o
         return 0
     from cnnbench.report.terminal import show
 
-    show(comparisons, out, tuning)
+    show(comparisons, out, tuning, suite)
     return 0
 
 

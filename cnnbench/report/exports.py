@@ -11,9 +11,10 @@ from typing import Any
 
 from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant, measures
+from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
-from cnnbench.report.tables import Sheet, confused, ledger, main_sheets, per_class, units_of, winners
+from cnnbench.report.tables import Sheet, confused, ledger, main_sheets, overall, per_class, units_of, winners
 from cnnbench.results import records
 
 
@@ -59,12 +60,15 @@ def _all(comparison: Comparison) -> list[Sheet]:
 def _document(
     comparisons: list[Comparison],
     tuning: Tuning | None,
+    suite: Suite | None,
     heading: Callable[[str], str],
     sheet: Callable[[Sheet], Iterable[str]],
     escape: Callable[[str], str],
     code: Callable[[list[str]], list[str]],
 ) -> str:
     lines = []
+    if suite is not None:
+        lines += [heading("Over all problems"), "", escape(suite.verdict), "", *sheet(overall(suite))]
     for comparison in comparisons:
         lines += [heading(comparison.title), "", escape(comparison.verdict), ""]
         lines += code(fresh_commands(comparison))
@@ -77,7 +81,7 @@ def _document(
     return "\n".join(lines)
 
 
-def as_markdown(comparisons: list[Comparison], tuning: Tuning | None) -> str:
+def as_markdown(comparisons: list[Comparison], tuning: Tuning | None, suite: Suite | None = None) -> str:
     """Verdicts and tables as Markdown."""
 
     def escape(text: str) -> str:
@@ -92,14 +96,14 @@ def as_markdown(comparisons: list[Comparison], tuning: Tuning | None) -> str:
     def code(commands: list[str]) -> list[str]:
         return [*(f"    {command}" for command in commands), ""] if commands else []
 
-    return _document(comparisons, tuning, lambda title: f"## {title}", sheet, str, code)
+    return _document(comparisons, tuning, suite, lambda title: f"## {title}", sheet, str, code)
 
 
 _TEX = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "<": r"$<$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
-def as_latex(comparisons: list[Comparison], tuning: Tuning | None) -> str:
+def as_latex(comparisons: list[Comparison], tuning: Tuning | None, suite: Suite | None = None) -> str:
     """Verdicts and tables as LaTeX, to be included in a document."""
 
     def escape(text: str) -> str:
@@ -120,13 +124,29 @@ def as_latex(comparisons: list[Comparison], tuning: Tuning | None) -> str:
     def code(commands: list[str]) -> list[str]:
         return [rf"\texttt{{{escape(command)}}}\\" for command in commands]
 
-    return _document(comparisons, tuning, lambda title: rf"\section*{{{escape(title)}}}", sheet, escape, code)
+    return _document(comparisons, tuning, suite, lambda title: rf"\section*{{{escape(title)}}}", sheet, escape, code)
 
 
-def as_json(comparisons: list[Comparison], tuning: Tuning | None = None) -> str:
+def as_json(comparisons: list[Comparison], tuning: Tuning | None = None, suite: Suite | None = None) -> str:
     """All numbers, for scripts; null is what is infinite (a target that was missed) or can't be said."""
     found = {"comparisons": [_facts(c) for c in comparisons], "tuning": None if tuning is None else _found(tuning)}
+    found["suite"] = None if suite is None else _over_all(suite)
     return json.dumps(json.loads(json.dumps(found), parse_constant=lambda infinite: None), indent=1)
+
+
+def _over_all(suite: Suite) -> dict[str, Any]:
+    contestants = [
+        {
+            "label": label,
+            "mean_rank": suite.mean_rank(label),
+            "interval": suite.interval(label),
+            "ranks": suite.ranks[label],
+            **suite.counts[label],
+            "costs": suite.costs.get(label),
+        }
+        for label in suite.labels
+    ]
+    return {"problems": suite.names, "verdict": suite.verdict, "contestants": contestants}
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, PercentF
 from cnnbench.analysis import budget
 from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning import Entry, setting_of
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
@@ -67,7 +68,7 @@ Styles = dict[str, dict[str, Any]]
 """Each contestant's colour and dashes, by label; the same in all figures."""
 
 
-def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> list[str]:
+def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, suite: Suite | None = None) -> list[str]:
     """Writes the figures; returns the names of their files."""
     sketches = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
     sketches |= {"architecture": _architecture, "parameters": _parameters, "operations": _operations}
@@ -88,6 +89,8 @@ def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path) -> 
         if tuning is not None:
             save(file_name("sensitivity"), _sensitivity(tuning, styles))
             save(file_name("budget"), _budget(tuning, styles))
+        if suite is not None:
+            save(file_name("profile"), _profile(suite, styles))
     return written
 
 
@@ -366,6 +369,35 @@ def _operations(comparison: Comparison, styles: Styles) -> Figure | None:
     axis.set(xlabel="operations of the training", title=f"{comparison.judged}{left_out}", xscale="log")
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:.0e}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axis)
+    return figure
+
+
+# --- of a suite
+
+
+def _profile(suite: Suite, styles: Styles) -> Figure | None:
+    """Performance profiles: the share of problems solved at so many times the lowest cost; None without targets."""
+    costs, shown = suite.costs, suite.labels[:MOST]
+    if not costs or not any(math.isfinite(cost) for column in costs.values() for cost in column):
+        return None
+    lowest = [min(column) for column in zip(*costs.values(), strict=True)]
+    ratios = {
+        label: sorted(c / best for c, best in zip(costs[label], lowest, strict=True) if math.isfinite(c))
+        for label in shown
+    }
+    end = 1.1 * max(ratio for found in ratios.values() for ratio in found)
+    figure, (axis,) = _panels([3.0], shown)
+    for i, label in enumerate(shown):
+        steps = sorted({1.0, *ratios[label], end})
+        shares = [suite.solved(label, factor) + 0.008 * i for factor in steps]  # no line hides another one
+        axis.step(steps, shares, where="post", label=short(label, _LONGEST), **styles[label])
+    unit = "images" if suite.comparisons[0].records else "epochs"
+    axis.set(xlabel=f"{unit}, as a multiple of the fewest", xscale="log", ylim=(-0.03, 1.08))
+    axis.set_title(f"problems whose target was reached{_left_out(len(suite.labels))}")
+    axis.xaxis.set_major_formatter(_Plain())
+    axis.xaxis.set_minor_formatter(_Plain(minor_thresholds=(1, 0.4)))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     _legend(figure, axis)
     return figure

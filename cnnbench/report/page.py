@@ -15,11 +15,22 @@ from markupsafe import Markup
 
 from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.contestants import Contestant
+from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report import fonts
 from cnnbench.report.commands import commands_of, fresh_commands, tune_command
 from cnnbench.report.figures import MOST, file_name
-from cnnbench.report.tables import MOST_CLASSES, Sheet, capitalised, confused, ledger, main_sheets, per_class, winners
+from cnnbench.report.tables import (
+    MOST_CLASSES,
+    Sheet,
+    capitalised,
+    confused,
+    ledger,
+    main_sheets,
+    overall,
+    per_class,
+    winners,
+)
 from cnnbench.results import identity
 from cnnbench.results.records import Record
 from cnnbench.results.reported import Reported
@@ -38,6 +49,8 @@ _CAPTIONS = {
     "parameters": "{judged} by the number of trained parameters. Dots: seeds.",
     "operations": "{judged} by the arithmetic operations of the training. Dots: seeds{rungs}; dashed: what a document "
     "claims.",
+    "profile": "Performance profiles (Dolan and More 2002): share of the problems whose target a contestant reached, "
+    "by its cost as a multiple of the lowest one. Lines at the same height are drawn beside each other.",
     "sensitivity": "Best validation accuracy of each trial by the value tried. Stars: winners; crosses at the bottom: "
     "diverged or failed.",
     "budget": "Best validation accuracy to be expected of so many trials. Rings: another contestant takes the lead.",
@@ -80,7 +93,9 @@ class _Part:
     """How many contestants have none here."""
 
 
-def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, drawn: list[str]) -> str:
+def html(
+    comparisons: list[Comparison], tuning: Tuning | None, folder: Path, drawn: list[str], suite: Suite | None = None
+) -> str:
     """The page.
 
     Args:
@@ -88,6 +103,7 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         tuning: how the settings were found, if they were tuned.
         folder: where the page will lie; links are relative to it.
         drawn: the files of the figures in it.
+        suite: the answer over all comparisons, if they are the problems of one.
     """
     parts = [_part(comparison, folder, drawn, i) for i, comparison in enumerate(comparisons, 1)]
     search = {}
@@ -100,6 +116,10 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
             "ledger": _cut(_ledger(tuning, folder)),
             "command": tune_command(tuning),
         }
+    over_all = {}
+    if suite is not None:
+        figures = _figures(folder, drawn, ("profile",), suite.labels)
+        over_all = {"verdict": suite.verdict, "table": _cut(overall(suite)), "figure": figures["profile"]}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -109,7 +129,9 @@ def html(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, dra
         keep_trailing_newline=True,
     )
     runs = [run for part in parts for run in part.comparison.records]
-    return environment.get_template("report.html.j2").render(parts=parts, tuning=search, versions=_versions(runs))
+    return environment.get_template("report.html.j2").render(
+        parts=parts, tuning=search, suite=over_all, versions=_versions(runs)
+    )
 
 
 def _part(comparison: Comparison, folder: Path, drawn: list[str], number: int) -> _Part:

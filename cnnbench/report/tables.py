@@ -12,6 +12,7 @@ from cnnbench.analysis.comparison import CHOSEN, MOST_PAIRED, Comparison
 from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.corrections import LEVEL
 from cnnbench.analysis.ladder import Ladder, Rung, judge
+from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning import Entry
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.results.metrics import METRICS, Metric
@@ -378,6 +379,30 @@ def claims(comparison: Comparison) -> Sheet:
     if about := sorted({claim.data for claim in run.claims if claim.data and claim.data != run.data.name}):
         note += f" Claimed of {', '.join(about)}: they say nothing of this folder unless it holds the same images."
     return Sheet("What the documents claim", columns, rows, note, left=3)
+
+
+def overall(suite: Suite) -> Sheet:
+    """The contestants over all problems of a suite."""
+    rows = []
+    for label in suite.labels:
+        bounds, counts = suite.interval(label), suite.counts[label]
+        interval = "-" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+        ranks = [f"{rank:g}" for rank in suite.ranks[label]]
+        reached = [f"{suite.solved(label, factor):.0%}" for factor in (1, 2, math.inf)] if suite.costs else []
+        rows.append([label, f"{suite.mean_rank(label):.2f}", interval, *map(str, counts.values()), *reached, *ranks])
+    columns = ["contestant", "mean rank", "interval", "better", "worse", "neither"]
+    columns += ["cheapest", "within 2x", "reached"] if suite.costs else []
+    note = (
+        "Rank 1 is the best mean on a problem. Interval: 95 %, over problems such as these (Student's t). Better, "
+        "worse, neither: verdicts on all problems, which share 5 %: the chance of any false one is at most that."
+    )
+    if suite.costs:
+        unit = "images" if suite.comparisons[0].records else "epochs"
+        note += f" Cheapest, within 2x, reached: share of the problems whose target took the fewest {unit}, at most "
+        note += "twice as many, or any number."
+    if suite.left_out:
+        note += f" Without {', '.join(suite.left_out)}, which some problem lacks."
+    return Sheet("Over all problems", [*columns, *suite.names], rows, note)
 
 
 def winners(tuning: Tuning) -> Sheet:

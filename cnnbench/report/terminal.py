@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.report.commands import fresh_commands
 from cnnbench.report.exports import as_csv, as_latex, as_markdown
-from cnnbench.report.tables import Sheet, main_sheets, winners
+from cnnbench.report.tables import Sheet, main_sheets, overall, winners
 from cnnbench.runtime import files
 
 
-def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = None) -> None:
+def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = None, suite: Suite | None = None) -> None:
     """Writes `comparison.csv`, `.md`, `.tex`, `report.html` and the figures into `folder`, and prints the tables.
 
     In this order: whoever reads only the head of what is printed finds the files whole.
@@ -23,14 +24,14 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if Console().is_terminal else 160)
     try:
-        written = _write(comparisons, folder, tuning)
+        written = _write(comparisons, folder, tuning, suite)
     finally:  # a full disk costs no table
-        _print(console, comparisons, tuning)
+        _print(console, comparisons, tuning, suite)
     rest = ", ".join(name for name in written if name != "report.html")
     console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None) -> list[str]:
+def _write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None, suite: Suite | None) -> list[str]:
     from cnnbench.report.figures import draw
     from cnnbench.report.page import html
 
@@ -38,13 +39,14 @@ def _write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None) -
         files.write_whole(folder / name, lambda file: file.write(content.encode()))
         return name
 
-    written = [text("comparison.csv", as_csv(comparisons)), text("comparison.md", as_markdown(comparisons, tuning))]
-    written += [text("comparison.tex", as_latex(comparisons, tuning))]
-    figures = draw(comparisons, tuning, folder)
-    return [*written, *figures, text("report.html", html(comparisons, tuning, folder, figures))]
+    written = [text("comparison.csv", as_csv(comparisons))]
+    written += [text("comparison.md", as_markdown(comparisons, tuning, suite))]
+    written += [text("comparison.tex", as_latex(comparisons, tuning, suite))]
+    figures = draw(comparisons, tuning, folder, suite)
+    return [*written, *figures, text("report.html", html(comparisons, tuning, folder, figures, suite))]
 
 
-def _print(console: Console, comparisons: list[Comparison], tuning: Tuning | None) -> None:
+def _print(console: Console, comparisons: list[Comparison], tuning: Tuning | None, suite: Suite | None) -> None:
     for comparison in comparisons:
         console.print(f"\n{comparison.title}", style="bold", highlight=False, markup=False, soft_wrap=True)
         for sheet in main_sheets(comparison):
@@ -54,6 +56,10 @@ def _print(console: Console, comparisons: list[Comparison], tuning: Tuning | Non
     if tuning is not None:
         print_sheet(console, winners(tuning))
         console.print(tuning.flips, highlight=False, markup=False, soft_wrap=True)
+    if suite is not None:
+        console.print()
+        print_sheet(console, overall(suite))
+        console.print(suite.verdict, highlight=False, markup=False, soft_wrap=True)
 
 
 MOST_PRINTED = 60
