@@ -196,20 +196,16 @@ def _words(name: str) -> set[str]:
 
 
 def _numbers(metric: pl.Series) -> pl.Series:
-    """The metric as floats; of text that too is a number which Python reads so, such as `nan` and `-Infinity`.
+    """The metric as floats.
 
     Raises:
-        ConfigError: it holds other text.
+        ConfigError: it holds text.
     """
-    if metric.dtype.is_numeric():
-        return metric.cast(pl.Float64)
-    found: list[float | None] = []
-    for value in metric:
-        try:
-            found.append(None if value is None else float(value))
-        except (TypeError, ValueError):
-            raise ConfigError(f"metric={metric.name}: holds {value!r}, must hold numbers.") from None
-    return pl.Series(metric.name, found, pl.Float64)
+    if not metric.dtype.is_numeric():
+        numbers = metric.cast(pl.String).cast(pl.Float64, strict=False)
+        text = metric.filter(numbers.is_null() & metric.is_not_null())
+        raise ConfigError(f"metric={metric.name}: holds {str(text.first())!r}, must hold numbers.")
+    return metric.cast(pl.Float64)
 
 
 def _settings(

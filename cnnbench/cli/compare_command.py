@@ -1,6 +1,7 @@
 """The command `compare`: its settings, and where its report is written."""
 
 import argparse
+import contextlib
 import math
 import re
 import shlex
@@ -22,6 +23,10 @@ _OF_TABLES = [*_COMMON, "contestant", "seed", "epoch", "problem", "higher"]
 
 TABLES = (".csv", ".parquet", ".jsonl", ".ndjson")
 """How a file with a table is named; `-` is CSV from standard input."""
+
+
+BUNDLES = (".tar.xz", ".zip")
+"""How a file that `cnnbench bundle` wrote is named."""
 
 
 def compare(words: list[str]) -> int:
@@ -63,7 +68,9 @@ def _compare_runs(words: list[str], settings: dict[str, str], options: argparse.
         raise ConfigError(f"apart={apart}: must be true or false.")
     by, baseline, metric = settings.get("by"), settings.get("baseline"), settings.get("metric", "acc")
     folders = [Path(word).expanduser() for word in words]
-    out = _report_folder(folders, {key: value for key, value in settings.items() if f"{key}={value}" != "apart=false"})
+    asked = {key: value for key, value in settings.items() if f"{key}={value}" != "apart=false"}
+    bundled = any(map(_is_bundle, folders))
+    out = _out(settings, _beside(words, asked)) if bundled else _report_folder(folders, asked)
     if options.cfg:
         given = {"by": by, "baseline": baseline, "metric": metric, "targets": targets, "margin": margin}
         print(as_yaml({"folders": words, **given, "apart": apart == "true", "out": str(out)}), end="")
@@ -71,10 +78,13 @@ def _compare_runs(words: list[str], settings: dict[str, str], options: argparse.
     from cnnbench.analysis.grouping import compare
     from cnnbench.analysis.loading import load, load_ladder, load_seeds, load_tuning
 
-    ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
+    with contextlib.ExitStack() as unpacked:
+        folders = [_opened(folder, unpacked) for folder in folders]
+        ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
+        runs = load(folders)
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
     limit = planned if margin is None else margin / 100
-    comparisons = compare(load(folders), by, baseline, targets, apart == "true", ladder, limit, share, tuning, metric)
+    comparisons = compare(runs, by, baseline, targets, apart == "true", ladder, limit, share, tuning, metric)
     return _show(comparisons, tuning, out, options)
 
 
@@ -87,7 +97,7 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
     contestant = tuple(settings["contestant"].split(",")) if "contestant" in settings else ()
     metric, seed, epoch, problem = (settings.get(key) for key in ("metric", "seed", "epoch", "problem"))
     title = ", ".join("standard input" if word == "-" else Path(word).name for word in words)
-    out = _out(settings, Path("compared", _file_name([*words, *_typed(settings)])))
+    out = _out(settings, _beside(words, settings))
     if options.cfg:
         given = {"metric": metric, "higher": higher, "contestant": list(contestant), "seed": seed, "epoch": epoch}
         more = {"problem": problem, "baseline": settings.get("baseline"), "targets": targets, "margin": margin}
@@ -101,6 +111,24 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
     frame = read(words)
     comparisons = compare_frame(frame, columns, title, settings.get("baseline"), targets, margin, command)
     return _show(comparisons, None, out, options, suite_of(comparisons, title))
+
+
+def _is_bundle(path: Path) -> bool:
+    return path.name.endswith(BUNDLES) and not path.is_dir()
+
+
+def _opened(path: Path, unpacked: contextlib.ExitStack) -> Path:
+    """The folder itself, or the one into which a bundle is unpacked."""
+    if not _is_bundle(path):
+        return path
+    from cnnbench.results.bundles import unpack
+
+    return unpacked.enter_context(unpack(path))
+
+
+def _beside(words: list[str], settings: dict[str, str]) -> Path:
+    """Where the report on files is written: in the working folder, since theirs may be anybody's."""
+    return Path("compared", _file_name([*words, *_typed(settings)]))
 
 
 def _targets(settings: dict[str, str], low: float, high: float) -> list[float]:

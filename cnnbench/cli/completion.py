@@ -57,9 +57,11 @@ complete -c cnnbench -f -a '(__cnnbench)'
 
 OPTIONS = {
     "": ("-m", "--multirun", "--dry-run", "--cfg", "--config-dir", "--completion", "--version", "--help"),
+    "bundle": ("--cfg", "--help"),
     "cache": ("--clear", "--cfg", "--help"),
     "compare": ("--json", "--dry-run", "--cfg", "--help"),
     "export": ("--format", "--cfg", "--help"),
+    "import": ("--cfg", "--help"),
     "list": ("--json", "--cfg", "--help"),
     "predict": ("--json", "--cfg", "--help"),
     "preview": ("--cfg", "--config-dir", "--help"),
@@ -69,7 +71,12 @@ OPTIONS = {
 """The options of each command. The command without a name trains."""
 
 _SETTINGS = {
-    "compare": ("by=", "baseline=", "metric=", "target=", "margin=", "apart=", "out="),
+    "bundle": ("out=",),
+    "compare": (
+        *("by=", "baseline=", "metric=", "target=", "margin=", "apart=", "out="),
+        *("contestant=", "seed=", "epoch=", "problem=", "higher="),
+    ),
+    "import": ("tensorboard", "lightning", "mlflow", "wandb", "metric=", "out="),
     "tune": ("trials=", "seeds=", "tunings=", "sampler=", "space="),
 }
 _VALUES = {"--cfg": ("job",), "--completion": tuple(SCRIPTS), "--format": tuple(FORMATS), "--config-dir": ()}

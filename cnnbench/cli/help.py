@@ -19,11 +19,15 @@ def help_text(options: dict[str, list[str]]) -> str:
     return f"""\
 cnnbench [-m] [GROUP=OPTION | KEY=VALUE ...]     train; a sweep (-m: a,b,c are three runs) ends in a comparison
 cnnbench compare FOLDER... [by=GROUP] [out=DIR]  verdicts, report and figures of finished runs
+cnnbench compare FILE.csv [contestant=COLUMN]    the same of results from any other program
+cnnbench import tensorboard|lightning|mlflow|wandb PLACE    such results as a file that compare reads
+cnnbench bundle FOLDER [out=FILE.tar.xz]         all records in one file, which compare reads
 cnnbench tune [KEY=A,B,C ...] [trials=12 ...]    each contestant's best setting, found at equal cost
 cnnbench list [FOLDER] [--json]                  the runs that are done, running or failed, and the best so far
 cnnbench show RUN [--json]                       a run's settings, epochs and test result
 cnnbench predict RUN PATH... [--json]            the classes that a trained model predicts, of files and folders
 cnnbench export RUN --format onnx                its model as a file: onnx, torchscript, safetensors, torch_export
+cnnbench export FOLDER --format csv              results for other programs: csv, parquet, mlflow
 cnnbench preview [GROUP=OPTION | KEY=VALUE ...]  preview.png: 64 images as training sees them
 cnnbench cache [--clear]                         where decoded images are kept, and how much disk they take
 

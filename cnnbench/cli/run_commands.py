@@ -1,4 +1,4 @@
-"""The commands that look at finished runs and use them: `list`, `show`, `predict`, `export`; and `cache`.
+"""The commands that look at finished runs and use them: `list`, `show`, `predict`, `export`, `bundle`; and `cache`.
 
 Slow modules are imported only after the words have been checked.
 """
@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from cnnbench.cli.arguments import command_parser
+from cnnbench.cli.arguments import command_parser, settings_of
 from cnnbench.config.composition import as_yaml
 from cnnbench.config.formats import FORMATS, check_format
 from cnnbench.errors import ConfigError
@@ -77,14 +77,17 @@ def predict(words: list[str]) -> int:
 
 
 def export(words: list[str]) -> int:
-    """Carries out `cnnbench export`: writes a run's model for other programs."""
-    parser = command_parser("export", "Writes a run's model into its folder, for other programs.")
-    parser.add_argument("run", metavar="RUN", type=Path, help=RUN)
+    """Carries out `cnnbench export`: writes a run's model, or the results of many runs, for other programs."""
+    says = "Writes a run's model into its folder, or the results of a folder of runs into one file here."
+    parser = command_parser("export", says)
+    parser.add_argument("run", metavar="RUN", type=Path, help=f"{RUN}; for results also a folder of runs")
     parser.add_argument("--format", metavar="FORMAT", default="onnx", help=", ".join(FORMATS))
     options = parser.parse_args(words)
     if options.cfg:
         return _print_config_of(options.run)
     check_format(options.format)
+    if FORMATS[options.format].results:
+        return _export_results(options.run.expanduser(), FORMATS[options.format].file)
     from cnnbench.results.records import run_folder
 
     run = run_folder(options.run)
@@ -97,6 +100,39 @@ def export(words: list[str]) -> int:
     if not result.holds:
         print("cnnbench: the exported model predicts differently, so the file was not written", file=sys.stderr)
         return 1
+    return 0
+
+
+def _export_results(folder: Path, suffix: str) -> int:
+    from cnnbench.analysis.loading import load
+    from cnnbench.report.long_form import write
+
+    runs = load([folder])
+    out = Path(f"{folder.resolve().name}{suffix}")
+    if out.exists():
+        raise ConfigError(f"{out}: is there already. Move it away first.")
+    write(runs, out)
+    print(f"{out}: {len(runs):,} runs")
+    return 0
+
+
+def bundle(words: list[str]) -> int:
+    """Carries out `cnnbench bundle`: puts the records of a folder of runs into one file."""
+    parser = command_parser("bundle", "Puts the records of a folder of runs into one file, which compare reads.")
+    parser.add_argument("words", nargs="+", metavar="runs/NAME | out=FILE.tar.xz or .zip")
+    options = parser.parse_args(words)
+    settings, rest = settings_of(options.words, ["out"])
+    if len(rest) != 1:
+        raise ConfigError(f"bundle: name one folder, such as runs/default, not {len(rest)}.")
+    folder = Path(rest[0]).expanduser()
+    out = Path(settings.get("out", f"{folder.resolve().name}.tar.xz")).expanduser()
+    if options.cfg:
+        print(as_yaml({"folder": rest[0], "out": str(out)}), end="")
+        return 0
+    from cnnbench.results import bundles
+
+    count = bundles.write(folder, out)
+    print(f"{out}: {count:,} records, {out.stat().st_size / 1000:,.0f} kB. Compare them with: cnnbench compare {out}")
     return 0
 
 

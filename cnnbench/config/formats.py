@@ -1,4 +1,4 @@
-"""The formats of exported models, and the libraries that they need.
+"""The formats of `cnnbench export`, of models and of results, and the libraries that they need.
 
 None of the libraries is imported here.
 """
@@ -14,9 +14,11 @@ class Format:
     """A format of `cnnbench export`."""
 
     file: str
-    """The name of the file, in the run's folder."""
+    """The name of a model's file in the run's folder; of the file of results in the working folder, after its name."""
     libraries: tuple[str, ...] = ()
     """What writes and checks it, besides torch."""
+    results: bool = False
+    """Whether it is for results, not for a model."""
 
 
 FORMATS = {
@@ -24,11 +26,14 @@ FORMATS = {
     "torchscript": Format("model.torchscript.pt"),
     "safetensors": Format("model.safetensors", ("safetensors",)),
     "torch_export": Format("model.pt2"),
+    "csv": Format(".csv", results=True),
+    "parquet": Format(".parquet", results=True),
+    "mlflow": Format(".mlflow.db", ("mlflow", "sqlalchemy", "alembic"), results=True),
 }
 
 
 def check_format(name: str) -> None:
-    """Checks that a model can be exported in this format.
+    """Checks that this format can be written.
 
     Raises:
         ConfigError: there is no such format, or its libraries are missing.

@@ -205,8 +205,8 @@ def _cut(sheet: Sheet, most_rows: int = MOST_ROWS) -> Sheet:
 
 
 def _link(record: Record, folder: Path) -> str:
-    """The run's name, linked to its record if it is known where that lies."""
-    if record.folder is None:
+    """The run's name, linked to its record if that lies anywhere: those of a bundle were unpacked for a moment."""
+    if record.folder is None or not record.folder.is_dir():
         return record.run_id
     path = Path(os.path.relpath(record.folder, folder), "record.json")
     return Markup('<a href="{}">{}</a>').format(quote(path.as_posix()), record.run_id)

@@ -59,9 +59,16 @@ def _read(name: str) -> pl.DataFrame:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return pl.read_ndjson(io.StringIO(text), infer_schema_length=None)
         _check_delimiter(shown, text)
-        return pl.read_csv(io.StringIO(text), infer_schema_length=None, null_values=_MISSING)
+        frame = pl.read_csv(io.StringIO(text), infer_schema_length=None, null_values=_MISSING)
+        return frame.with_columns(_with_nan(column) for column in frame if column.dtype == pl.String)
     except PolarsError as error:
         raise ConfigError(f"{shown}: can't be read as a table ({_first_line(error)}).") from None
+
+
+def _with_nan(column: pl.Series) -> pl.Series:
+    """A column of numbers and `nan` or `inf`, which polars takes for text, as numbers; any other as it is."""
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == column.null_count() else column
 
 
 def _check_delimiter(name: str, text: str) -> None:
