@@ -68,7 +68,7 @@ def steps(text: str) -> Iterator[File | Command]:
                     if words:
                         yield Command(line, words, level)
                 level = "run"
-            elif match := re.search(r"`([\w./-]+\.(?:yaml|py))`[^`]*$", paragraph):
+            elif match := re.search(r"`([\w./-]+\.(?:csv|py|yaml))`[^`]*$", paragraph):
                 yield File(Path(match[1]), token.content)
             assert level == "run", f"line {line}: '{level}' before a block without commands"
             paragraph = ""

@@ -36,7 +36,7 @@ SKIPPED = ("cd", "git", "pip", "pytest", "uv")
 SHOWN = {
     "train": r"test accuracy \d|Accuracy  |\d runs$|^optimizer:", "tune": r"^runs/\S+/report.html",
     "compare": "Verdicts", "list": " done ", "predict": r": (\w+ [\d.]+%, )+", "preview": "preview.png", "show": "Epochs",
-    "cache": r"cnnbench/folder: [\d.]+ MB", "export": "images get the same class",
+    "cache": r"cnnbench/folder: [\d.]+ MB", "export": r"images get the same class|: \d+ runs", "bundle": r": \d+ records", "import": r": \d+ runs, \d+ rows",
 }  # fmt: skip
 """What each command prints, among other things."""
 

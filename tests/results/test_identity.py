@@ -1,6 +1,5 @@
 """What a run's identity is made of, and that the identities of finished runs outlive every change."""
 
-import tarfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cnnbench.config.schema import ROLES, Config, Data, Decides
-from cnnbench.results import identity, records
+from cnnbench.results import bundles, identity, records
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 ARITHMETIC = {"tune_optimizers": 1}
@@ -17,13 +16,12 @@ COUNTS = {"doc0_joint": 12, "doc3_optimizers": 15, "joint_two_layer": 9, "reach_
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_committed_records_have_the_ids_of_their_configs(name: str, tmp_path: Path, monkeypatch) -> None:
+def test_committed_records_have_the_ids_of_their_configs(name: str, monkeypatch) -> None:
     monkeypatch.setattr(identity, "ARITHMETIC", ARITHMETIC.get(name, identity.ARITHMETIC))
-    with tarfile.open(RESULTS / name / "records.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    paths = records.find(tmp_path)
-    assert len(paths) == COUNTS[name]
-    for record in map(records.read, paths):
+    with bundles.unpack(RESULTS / name / "records.tar.xz") as folder:
+        found_records = [records.read(path) for path in records.find(folder)]
+    assert len(found_records) == COUNTS[name]
+    for record in found_records:
         if isinstance(record.config["loss"], str):  # a word before it was a group
             record.config["loss"] = {"name": record.config["loss"]}
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), record.config))
