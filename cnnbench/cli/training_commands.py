@@ -5,22 +5,17 @@ Slow modules are imported only after the words have been checked.
 
 import itertools
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cnnbench.analysis.tuning import SAMPLERS, SEEDS, Order, contestants
 from cnnbench.cli.arguments import Parser, command_parser, number, settings_of
 from cnnbench.cli.help import help_text
 from cnnbench.config.composition import Job, as_yaml, config_source
-from cnnbench.config.engines import Engine
 from cnnbench.config.keys import GROUPS
-from cnnbench.config.schema import FIRST_LOOK, ROLES, Data
 from cnnbench.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from cnnbench.analysis.ladder import JobsOf
-    from cnnbench.data.images import ImageSet
+from cnnbench.sweeps.request import Request, images_of, prepare
 
 
 def train(words: list[str]) -> int:
@@ -53,70 +48,37 @@ def train(words: list[str]) -> int:
         if options.help:
             print(help_text(composer.options))
             return 0
-        jobs = composer.jobs(options.overrides, options.multirun)
-        engine = composer.engine(options.overrides)
+        request = Request.of(composer, options.overrides, options.multirun)
         if options.cfg:
+            jobs = request.jobs
             _print_configs(jobs, [" ".join(job.overrides) for job in jobs], options.package)
             return 0
         if options.resolve or options.package:
             raise ConfigError("--resolve and --package: go with --cfg job.")
-
-        def jobs_of(added: list[str]) -> list[Job]:
-            return composer.jobs([*options.overrides, *added], options.multirun)
-
-        if any(job.config.seeds == "auto" for job in jobs):
-            return _add_seeds(jobs, jobs_of, engine, options.dry_run)
-        rungs = [jobs]
-        if jobs[0].config.ladder or jobs[0].config.leave_out:
-            from cnnbench.analysis.ladder import rehearse
-
-            rungs = rehearse(jobs, jobs_of)
         if options.dry_run:
-            _dry_run(rungs, options.overrides)
+            (_dry_run_of_seeds if request.grows else _dry_run)(request, options.overrides)
             return 0
-        if engine is None and min(jobs[0].config.workers, len(jobs)) > 1:
-            _import_beside()
-        images = _images(jobs)
-        if len(rungs) > 1:
-            from cnnbench.sweeps.ladder import climb
-
-            return climb(jobs_of, rungs, images, engine)
-        from cnnbench.sweeps.sweep import run_all
-
-        return run_all(jobs, images, engine)
+        outcome = request.carry_out()
+        outcome.show()
+        return outcome.exit_code
 
 
-def _add_seeds(contestants: list[Job], jobs_of: "JobsOf", engine: Engine | None, dry_run: bool) -> int:
-    """Carries out `seeds=auto`, or lists the runs of its first look."""
-    from cnnbench.analysis.sequential import check_contestants
+def _dry_run_of_seeds(request: Request, words: list[str]) -> None:
+    """Checks the runs with which `seeds=auto` begins, and lists them."""
+    jobs, images = request.first_look, images_of(request.jobs, dry_run=True)
+    from cnnbench.sweeps.seeds import check
+    from cnnbench.sweeps.sweep import warn
 
-    check_contestants(contestants)
-    config = contestants[0].config
-
-    def with_seeds(first: int, end: int) -> list[Job]:
-        return jobs_of(["seeds=null", f"seed=range({first},{end})"])
-
-    jobs = with_seeds(0, FIRST_LOOK)
-    if dry_run:
-        images = _images(contestants, dry_run)
-        from cnnbench.sweeps.seeds import check
-        from cnnbench.sweeps.sweep import warn
-
-        warn(check(jobs, with_seeds, images))
-        print(f"{len(jobs)} runs, then more until all is settled: at most {len(contestants) * config.max_seeds}")
-        print("\n".join(" ".join(job.overrides) for job in jobs))
-        return 0
-    if engine is None and config.workers > 1:
-        _import_beside()
-    images = _images(contestants)
-    from cnnbench.sweeps.seeds import add_seeds
-
-    return add_seeds(jobs, with_seeds, images, engine)
+    warn(check(jobs, request.with_seeds, images))
+    most = len(request.jobs) * request.jobs[0].config.max_seeds
+    print(f"{len(jobs)} runs, then more until all is settled: at most {most}")
+    print("\n".join(" ".join(job.overrides) or " ".join(words) for job in jobs))
 
 
-def _dry_run(rungs: list[list[Job]], words: list[str]) -> None:
+def _dry_run(request: Request, words: list[str]) -> None:
     """Checks all runs and lists them, those of a ladder with the words that their rung adds."""
-    images = _images(rungs[0], dry_run=True)
+    rungs = request.rungs
+    images = images_of(request.jobs, dry_run=True)
     from cnnbench.analysis.ladder import START
     from cnnbench.sweeps.sweep import about, check_all, warn
 
@@ -163,7 +125,7 @@ def tune(words: list[str]) -> int:
             _print_configs(jobs, comments)
             return 0
         if options.dry_run:
-            images = _images(jobs, dry_run=True)
+            images = images_of(jobs, dry_run=True)
             from cnnbench.sweeps.sweep import warn
             from cnnbench.sweeps.tuning import check
 
@@ -172,12 +134,13 @@ def tune(words: list[str]) -> int:
             print(f"{trials + winners} runs: {trials} trials, then {winners} of the winners with fresh seeds")
             print("\n".join(comments))
             return 0
-        if engine is None and jobs[0].config.workers > 1:
-            _import_beside()
-        images = _images(jobs)
+        prepare(jobs, engine)
+        images = images_of(jobs)
         from cnnbench.sweeps.tuning import tune
 
-        return tune(composer, plan, jobs, images, engine)
+        outcome = tune(composer, plan, jobs, images, engine)
+        outcome.show()
+        return outcome.exit_code
 
 
 def preview(words: list[str]) -> int:
@@ -214,35 +177,3 @@ def _print_configs(jobs: list[Job], comments: list[str], group: str | None = Non
             if not isinstance(config, dict):
                 raise ConfigError(f"--package {group}: there is no such group.{nearest(group, GROUPS)}")
         print(("---\n" if i else "") + (f"# {comment}\n" if comment else "") + as_yaml(config), end="")
-
-
-def _import_beside() -> None:
-    """Lets the workers' server import torch while this process imports its own."""
-    from cnnbench.sweeps.workers import get_ready
-
-    get_ready()
-
-
-def _images(jobs: list[Job], dry_run: bool = False) -> "list[ImageSet]":
-    """The images of each job. Equal data are loaded once.
-
-    Args:
-        jobs: the runs.
-        dry_run: whether nothing may be downloaded; black images then stand in for what is missing.
-    """
-    from cnnbench.data.archives import stand_in
-    from cnnbench.data.images import load
-    from cnnbench.runtime.progress import loading
-
-    loaded: dict[tuple[object, ...], ImageSet] = {}
-    equal: dict[str, ImageSet] = {}  # most data sets are the same whatever data.limit and data.val are
-    images = []
-    names = [field.name for field in fields(Data) if ROLES[f"data.{field.name}"].images]
-    for data in (job.config.data for job in jobs):
-        key = tuple(str(getattr(data, name)) for name in names)
-        if key not in loaded:
-            with loading("images"):
-                found = (stand_in(data) if dry_run else None) or load(data)
-            loaded[key] = equal.setdefault(found.fingerprint, found)
-        images.append(loaded[key])
-    return images

@@ -13,15 +13,14 @@ from cnnbench.analysis.ladder import FRESH, START, JobsOf, Ladder, Rung, judge
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
-from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
 from cnnbench.sweeps.folders import folder_of
-from cnnbench.sweeps.sweep import begin, carry_out, check_all
+from cnnbench.sweeps.sweep import Outcome, begin, carry_out, check_all, exit_code
 from cnnbench.sweeps.workers import Task
 
 
-def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs the start, each rung of the config's `ladder` and each omission of `leave_out`; prints the comparison.
+def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> Outcome:
+    """Runs the start, each rung of the config's `ladder` and each omission of `leave_out`.
 
     Args:
         jobs_of: makes the jobs of a rung.
@@ -30,7 +29,7 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
         engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code, as of `sweep.run_all`.
+        The records of all of them, and their comparison.
 
     Raises:
         ConfigError: a run can't be done; none was started.
@@ -43,11 +42,8 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     due = deque(climber.begin())
     fresh = len(rehearsed[0]) if jobs[0].config.ladder else 0
     results, code = carry_out(due, jobs[0].config.workers, len(jobs) + fresh, epochs, engine, climber.after)
-    if any(result.status != "done" for result in results):
-        code = code or 1
-    if results:
-        show(compare(results, apart=True, ladder=climber.ladder), climber.folder)
-    return code
+    comparisons = compare(results, apart=True, ladder=climber.ladder) if results else []
+    return Outcome(climber.folder, results, exit_code(results, code), comparisons)
 
 
 class _Climber:

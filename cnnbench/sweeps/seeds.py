@@ -14,10 +14,9 @@ from cnnbench.config.engines import Engine
 from cnnbench.config.schema import FIRST_LOOK
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
-from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
 from cnnbench.sweeps.folders import folder_of
-from cnnbench.sweeps.sweep import begin, carry_out, check_all, identify
+from cnnbench.sweeps.sweep import Outcome, begin, carry_out, check_all, exit_code, identify
 from cnnbench.sweeps.workers import Task
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ MOST_NAMED = 3
 """How many unsettled pairs a line on the screen names."""
 
 
-def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs the first look's seeds, adds more until the contestants are settled, and shows the comparison.
+def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: Engine | None) -> Outcome:
+    """Runs the first look's seeds, and adds more until the contestants are settled.
 
     Args:
         jobs: the first look's.
@@ -41,7 +40,7 @@ def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: 
         engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code, as `sweep.run_all`.
+        The records of all runs, and their comparison.
 
     Raises:
         ConfigError: a run can't be done, or the folder holds another plan; no run was started.
@@ -52,12 +51,9 @@ def add_seeds(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet], engine: 
     epochs = total * max(job.config.search_epochs + job.config.epochs for job in jobs)
     due = deque(adder.begin())
     results, code = carry_out(due, config.workers, total, epochs, engine, adder.after, at_most=True)
-    if any(result.status != "done" for result in results):
-        code = code or 1
-    if results:
-        plan = adder.plan
-        show(compare(results, apart=True, margin=plan.margin, share=plan.share), adder.folder)
-    return code
+    plan = adder.plan
+    comparisons = compare(results, apart=True, margin=plan.margin, share=plan.share) if results else []
+    return Outcome(adder.folder, results, exit_code(results, code), comparisons)
 
 
 def check(jobs: list[Job], jobs_of: JobsOf, images: list[ImageSet]) -> "list[tuple[Job, Checked]]":

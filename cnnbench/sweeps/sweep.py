@@ -1,4 +1,4 @@
-"""The sweep: checks all runs, carries them out one by one or in parallel, and prints the results.
+"""The sweep: checks all runs, carries them out one by one or in parallel, and tells what came of them.
 
 torch is imported when a run has to be checked, and Lightning when one is trained: a sweep that is done needs neither.
 """
@@ -8,12 +8,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnbench.analysis.comparison import Comparison
 from cnnbench.analysis.grouping import compare
+from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
@@ -31,8 +33,33 @@ if TYPE_CHECKING:
     from cnnbench.training.parts import Checked
 
 
-def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
-    """Checks all jobs, runs them, and prints a summary or a comparison.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the runs that were asked for."""
+
+    folder: Path
+    """The one that the runs are written to, `runs_dir/name`; of a single run its own."""
+    records: list[Record]
+    """Those of the runs; of a tuning only the winners', run with fresh seeds."""
+    exit_code: int
+    """0 if all are done; 1 if some diverged, failed or were killed; 130 or 143 if interrupted."""
+    comparisons: list[Comparison] | None = None
+    """None for a single run; empty where there is nothing to compare yet."""
+    tuning: Tuning | None = None
+    """How the settings were found, if they were tuned."""
+    announced: bool = False
+    """Whether model and data were printed before the training, which a finished run does not have again."""
+
+    def show(self) -> None:
+        """Prints the summary of a single run, or prints the comparison and writes its files."""
+        if self.comparisons:
+            show(self.comparisons, self.folder, self.tuning)
+        elif self.comparisons is None and self.records:
+            _summary(self.records[0], self.folder, self.announced)
+
+
+def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> Outcome:
+    """Checks all jobs and runs them.
 
     Args:
         jobs: the runs.
@@ -40,34 +67,37 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code: 0 if all are done; 1 if some diverged, failed or were killed; 130 or 143 if interrupted.
+        Their records, in the order of the jobs.
 
     Raises:
         ConfigError: a job can't be run; none was started.
     """
     due: deque[Task] = deque(zip(jobs, images, strict=True))
-    checked = check_all(due, alone=len(jobs) == 1)
+    alone = len(jobs) == 1
+    checked = check_all(due, alone)
     config = jobs[0].config
+    folders = [folder_of(*task) for task in due]
     if config.hardware.processes > 1:
         import_module("cnnbench.sweeps.run")  # silences what Lightning says as processes meet
     if launch(config.hardware.accelerator, config.hardware.devices, config.hardware.nodes) > 0:
         from cnnbench.sweeps.run import follow
 
-        return follow(jobs[0], images[0])
-    begin(checked, engine, alone=len(jobs) == 1)
+        return Outcome(folders[0], [], follow(jobs[0], images[0]))
+    begin(checked, engine, alone)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
-    results, code = carry_out(due, config.workers, len(jobs), epochs, engine)
-    if any(result.status != "done" for result in results):
-        code = code or 1
-    if len(jobs) > 1:
-        if results:
-            show(
-                compare(results, apart=True, margin=config.accuracy_margin),
-                Path(config.runs_dir).expanduser() / config.name,
-            )
-    elif results:
-        _summary(results[0], folder_of(jobs[0], images[0]), headed=len(checked) > 0)
-    return code
+    ended, code = carry_out(due, config.workers, len(jobs), epochs, engine)
+    by_id = {record.run_id: record for record in ended}
+    results = [by_id[folder.name] for folder in dict.fromkeys(folders) if folder.name in by_id]
+    code = exit_code(results, code)
+    if alone:
+        return Outcome(folders[0], results, code, announced=len(checked) > 0)
+    comparisons = compare(results, apart=True, margin=config.accuracy_margin) if results else []
+    return Outcome(folders[0].parent, results, code, comparisons)
+
+
+def exit_code(results: list[Record], code: int) -> int:
+    """The exit code of runs: that of `carry_out`, or else 1 if a run is not done."""
+    return code or int(any(result.status != "done" for result in results))
 
 
 def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Checked]]":

@@ -23,10 +23,9 @@ from cnnbench.config.engines import Engine
 from cnnbench.config.spaces import Axis, Params, grid
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import ConfigError
-from cnnbench.report.terminal import show
 from cnnbench.results.records import Record
 from cnnbench.sweeps.folders import folder_of
-from cnnbench.sweeps.sweep import begin, carry_out, check_all
+from cnnbench.sweeps.sweep import Outcome, begin, carry_out, check_all
 from cnnbench.sweeps.workers import Task
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
     from cnnbench.training.parts import Checked
 
 
-def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> int:
-    """Runs all trials, then each winner with fresh seeds, and prints the comparison.
+def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> Outcome:
+    """Runs all trials, then each winner with fresh seeds.
 
     Args:
         composer: makes the job of a setting.
@@ -46,7 +45,7 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
         engine: carries the runs to other machines; None runs them here.
 
     Returns:
-        The exit code, as of `sweep.run_all`; a diverged trial is a result like any other.
+        The records of the winners' runs, their comparison and the ledger; a diverged trial is a result like any other.
 
     Raises:
         ConfigError: a contestant can't be run, or the folder holds another tuning.
@@ -67,9 +66,8 @@ def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet]
     if any(r.status == "failed" or (r.config["test"] and r.status != "done") for r in results):
         code = code or 1
     runs, found = load([folder]) if any(folder.glob("*/record.json")) else [], load_tuning(folder)
-    if found is not None and any(map(found.tuned, runs)):
-        show(compare(runs, apart=True, tuning=found), folder, found)
-    return code
+    won = found is not None and any(map(found.tuned, runs))
+    return Outcome(folder, runs, code, compare(runs, apart=True, tuning=found) if won else [], found)
 
 
 def check(
