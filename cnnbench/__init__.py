@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.errors import CheckpointError, CnnbenchError, ConfigError, RecordError
 
 if TYPE_CHECKING:
+    from cnnbench.api import Comparison, Run, Runs, compare, sweep, train, tune
     from cnnbench.config.schema import Data
     from cnnbench.data.images import ImageSet
     from cnnbench.training.prediction import Prediction, TrainedModel, load
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "CnnbenchError",
+    "Comparison",
     "ConfigError",
     "Data",
     "ImageSet",
     "Prediction",
     "RecordError",
+    "Run",
+    "Runs",
     "TrainedModel",
+    "compare",
     "load",
+    "sweep",
+    "train",
+    "tune",
 ]
 
 _HOMES = {
+    **dict.fromkeys(("Comparison", "Run", "Runs", "compare", "sweep", "train", "tune"), "api"),
     "Data": "config.schema",
     "ImageSet": "data.images",
     "Prediction": "training.prediction",

@@ -1,19 +1,60 @@
 """Records and plans read from folders of runs; what can't be read is named on the screen and left out."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
 from cnnbench.analysis import ladder, sequential, tuning
+from cnnbench.analysis.comparison import Comparison
+from cnnbench.analysis.grouping import compare
 from cnnbench.analysis.ladder import Ladder
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.errors import ConfigError, RecordError
-from cnnbench.results import records
+from cnnbench.results import bundles, records
 from cnnbench.results.records import Record
 
 _Plan = TypeVar("_Plan")
+
+
+def compare_folders(
+    folders: Sequence[Path],
+    by: str | None = None,
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    apart: bool = False,
+    margin: float | None = None,
+    metric: str = "acc",
+) -> tuple[list[Comparison], Tuning | None]:
+    """Compares all runs in folders and bundles.
+
+    Args:
+        folders: folders of runs, or bundles; the first one's ladder, tuning or plan of seeds counts.
+        by: as the other arguments, of `grouping.compare`.
+        baseline: the contestant that all others are compared with.
+        targets: validation accuracies whose cost is shown.
+        apart: whether runs that can't stand in one table get one each.
+        margin: differences below it do not matter, in percentage points; None takes that of a plan of seeds.
+        metric: what contestants are compared by.
+
+    Returns:
+        The comparisons, and the tuning if there was one.
+
+    Raises:
+        ConfigError: there are no runs, or they can't be compared so.
+    """
+    with contextlib.ExitStack() as unpacked:
+        places = [
+            unpacked.enter_context(bundles.unpack(f)) if f.name.endswith((".tar.xz", ".zip")) and not f.is_dir() else f
+            for f in folders
+        ]
+        climbed, tuned, seeds = load_ladder(places[0]), load_tuning(places[0]), load_seeds(places[0])
+        runs = load(places)
+    planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
+    limit = planned if margin is None else margin / 100
+    return compare(runs, by, baseline, targets, apart, climbed, limit, share, tuned, metric), tuned
 
 
 def load(folders: Iterable[Path]) -> list[Record]:

@@ -1,7 +1,6 @@
 """The command `compare`: its settings, and where its report is written."""
 
 import argparse
-import contextlib
 import math
 import re
 import shlex
@@ -69,22 +68,15 @@ def _compare_runs(words: list[str], settings: dict[str, str], options: argparse.
     by, baseline, metric = settings.get("by"), settings.get("baseline"), settings.get("metric", "acc")
     folders = [Path(word).expanduser() for word in words]
     asked = {key: value for key, value in settings.items() if f"{key}={value}" != "apart=false"}
-    bundled = any(map(_is_bundle, folders))
+    bundled = any(folder.name.endswith(BUNDLES) for folder in folders)
     out = _out(settings, _beside(words, asked)) if bundled else _report_folder(folders, asked)
     if options.cfg:
         given = {"by": by, "baseline": baseline, "metric": metric, "targets": targets, "margin": margin}
         print(as_yaml({"folders": words, **given, "apart": apart == "true", "out": str(out)}), end="")
         return 0
-    from cnnbench.analysis.grouping import compare
-    from cnnbench.analysis.loading import load, load_ladder, load_seeds, load_tuning
+    from cnnbench.analysis.loading import compare_folders
 
-    with contextlib.ExitStack() as unpacked:
-        folders = [_opened(folder, unpacked) for folder in folders]
-        ladder, tuning, seeds = load_ladder(folders[0]), load_tuning(folders[0]), load_seeds(folders[0])
-        runs = load(folders)
-    planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
-    limit = planned if margin is None else margin / 100
-    comparisons = compare(runs, by, baseline, targets, apart == "true", ladder, limit, share, tuning, metric)
+    comparisons, tuning = compare_folders(folders, by, baseline, targets, apart == "true", margin, metric)
     return _show(comparisons, tuning, out, options)
 
 
@@ -111,19 +103,6 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
     frame = read(words)
     comparisons = compare_frame(frame, columns, title, settings.get("baseline"), targets, margin, command)
     return _show(comparisons, None, out, options, suite_of(comparisons, title))
-
-
-def _is_bundle(path: Path) -> bool:
-    return path.name.endswith(BUNDLES) and not path.is_dir()
-
-
-def _opened(path: Path, unpacked: contextlib.ExitStack) -> Path:
-    """The folder itself, or the one into which a bundle is unpacked."""
-    if not _is_bundle(path):
-        return path
-    from cnnbench.results.bundles import unpack
-
-    return unpacked.enter_context(unpack(path))
 
 
 def _beside(words: list[str], settings: dict[str, str]) -> Path:

@@ -4,7 +4,9 @@ import math
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from cnnbench.analysis.suite import Suite
 from cnnbench.analysis.tuning import Entry, setting_of
 from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.spaces import Axis, Space
+from cnnbench.errors import ConfigError, nearest
 from cnnbench.report import fonts
 from cnnbench.report.tables import MOST_CLASSES
 from cnnbench.results.records import Record, SearchEpoch
@@ -70,28 +73,65 @@ Styles = dict[str, dict[str, Any]]
 
 def draw(comparisons: list[Comparison], tuning: Tuning | None, folder: Path, suite: Suite | None = None) -> list[str]:
     """Writes the figures; returns the names of their files."""
-    sketches = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
-    sketches |= {"architecture": _architecture, "parameters": _parameters, "operations": _operations}
+    options: Any = {"format": "png", "dpi": 150, "metadata": {"Software": None}}
     written = []
-
-    def save(name: str, figure: Figure | None) -> None:
-        if figure is not None:
-            options: Any = {"format": "png", "dpi": 150, "metadata": {"Software": None}}
-            files.write_whole(folder / name, lambda file: figure.savefig(file, **options))
-            written.append(name)
-
-    with matplotlib.rc_context(_LOOK | {"font.family": fonts.families()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a contestant's name
-        styles = _styles(comparisons, tuning)
-        for number, comparison in enumerate(comparisons, 1):
-            for kind, sketch in sketches.items():
-                save(file_name(kind, number), sketch(comparison, styles))
-        if tuning is not None:
-            save(file_name("sensitivity"), _sensitivity(tuning, styles))
-            save(file_name("budget"), _budget(tuning, styles))
-        if suite is not None:
-            save(file_name("profile"), _profile(suite, styles))
+    with _look():
+        for name, sketch in sketches(comparisons, tuning, suite).items():
+            if (figure := sketch()) is not None:
+                files.write_whole(folder / name, partial(figure.savefig, **options))
+                written.append(name)
     return written
+
+
+def figure_of(
+    kind: str, comparisons: list[Comparison], tuning: Tuning | None = None, suite: Suite | None = None
+) -> Figure:
+    """One of the figures.
+
+    Args:
+        kind: such as `accuracy`, or `accuracy-2` for the second comparison.
+        comparisons: what is compared.
+        tuning: how the settings were found, if they were tuned.
+        suite: the answer over all comparisons, if they are the problems of one.
+
+    Raises:
+        ConfigError: there is no such figure, or none of these results.
+    """
+    found = {name.removesuffix(".png"): sketch for name, sketch in sketches(comparisons, tuning, suite).items()}
+    if kind not in found:
+        raise ConfigError(f"plot({kind!r}): there is no such figure.{nearest(kind, found)}")
+    with _look():
+        figure = found[kind]()
+    if figure is None:
+        raise ConfigError(f"plot({kind!r}): these results don't have what it shows.")
+    return figure
+
+
+def sketches(
+    comparisons: list[Comparison], tuning: Tuning | None, suite: Suite | None
+) -> dict[str, Callable[[], Figure | None]]:
+    """By the name of its file what makes each figure; None where the results don't have what it shows."""
+    of_comparisons = {"curves": _curves, "accuracy": _accuracy, "target": _target, "confusion": _confusion}
+    of_comparisons |= {"architecture": _architecture, "parameters": _parameters, "operations": _operations}
+    styles = _styles(comparisons, tuning)
+    found: dict[str, Callable[[], Figure | None]] = {}
+    for number, comparison in enumerate(comparisons, 1):
+        for kind, sketch in of_comparisons.items():
+            found[file_name(kind, number)] = partial(sketch, comparison, styles)
+    if tuning is not None:
+        found[file_name("sensitivity")] = partial(_sensitivity, tuning, styles)
+        found[file_name("budget")] = partial(_budget, tuning, styles)
+    if suite is not None:
+        found[file_name("profile")] = partial(_profile, suite, styles)
+    return found
+
+
+@contextmanager
+def _look() -> Iterator[None]:
+    """Our look, and no warning of letters in a contestant's name that no font has."""
+    with matplotlib.rc_context(_LOOK | {"font.family": fonts.families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        yield
 
 
 def file_name(kind: str, number: int = 1) -> str:

@@ -24,14 +24,15 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if Console().is_terminal else 160)
     try:
-        written = _write(comparisons, folder, tuning, suite)
+        written = write(comparisons, folder, tuning, suite)
     finally:  # a full disk costs no table
         _print(console, comparisons, tuning, suite)
     rest = ", ".join(name for name in written if name != "report.html")
     console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None, suite: Suite | None) -> list[str]:
+def write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None, suite: Suite | None) -> list[str]:
+    """Writes `comparison.csv`, `.md`, `.tex`, the figures and `report.html`; returns the names of the files."""
     from cnnbench.report.figures import draw
     from cnnbench.report.page import html
 
