@@ -21,7 +21,7 @@ from cnnbench.sweeps.sweep import begin, carry_out, check_all, identify
 from cnnbench.sweeps.workers import Task
 
 if TYPE_CHECKING:
-    from cnnbench.training.parts import Checked
+    from cnnbench.training.checks import Checked
 
 JobsOf = Callable[[int, int], list[Job]]
 """Gives the jobs of all contestants with the seeds from the first number up to, but without, the second one; those of a

@@ -1,6 +1,7 @@
 """The sweep: checks all runs, carries them out one by one or in parallel, and prints the results.
 
 torch is imported when a run has to be checked, and Lightning when one is trained: a sweep that is done needs neither.
+The analysis, with SciPy, is imported when there is something to compare.
 """
 
 import contextlib
@@ -13,13 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.analysis.grouping import compare
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, RecordError
-from cnnbench.report.listing import show_layers
-from cnnbench.report.terminal import show
 from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
@@ -28,7 +26,7 @@ from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
 
 if TYPE_CHECKING:
-    from cnnbench.training.parts import Checked
+    from cnnbench.training.checks import Checked
 
 
 def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = None) -> int:
@@ -61,6 +59,9 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
         code = code or 1
     if len(jobs) > 1:
         if results:
+            from cnnbench.analysis.grouping import compare
+            from cnnbench.report.terminal import show
+
             show(
                 compare(results, apart=True, margin=config.accuracy_margin),
                 Path(config.runs_dir).expanduser() / config.name,
@@ -97,7 +98,7 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Ch
             continue
         with loading("torch"):
             from cnnbench.search.checks import check_search
-            from cnnbench.training.parts import check_parts
+            from cnnbench.training.checks import check_parts
         found = check_parts(job.config, images)
         if job.config.search.method != "none":
             found.warnings.extend(check_search(job.config, images))
@@ -322,6 +323,8 @@ def _summary(record: Record, folder: Path, headed: bool) -> None:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip
     if record.layers:
+        from cnnbench.report.listing import show_layers
+
         show_layers(record.layers)
     if record.status != "done":
         print(f"{record.status} after {epochs} epochs: {record.reason}")
