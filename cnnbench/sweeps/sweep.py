@@ -96,10 +96,11 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Ch
         key = repr(replace(job.config, seed=0)), id(images)
         if key in checked or finished(folder_of(job, images), job.config):
             continue
-        with loading("torch"):
+        with loading("torch"):  # some of its modules are imported as the first network is built
             from cnnbench.search.checks import check_search
             from cnnbench.training.checks import check_parts
-        found = check_parts(job.config, images)
+
+            found = check_parts(job.config, images)
         if job.config.search.method != "none":
             found.warnings.extend(check_search(job.config, images))
         checked[key] = job, found
