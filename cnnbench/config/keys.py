@@ -35,7 +35,7 @@ LIGHTNINGS = {
 
 
 def values_of(key: str) -> list[str]:
-    """The values of a key of the schema that takes one of a few words, such as `split` and `test` for `data.val`.
+    """The values of a key of the schema that takes one of a few words, such as `mean` and `sum` for `loss.reduction`.
 
     The schema's checks alone know them, so that they are asked with a value that no key has.
     """
@@ -43,7 +43,9 @@ def values_of(key: str) -> list[str]:
     config = Config()
     node = getattr(config, head, None) if inner else config
     name = name or head
-    if not is_dataclass(node) or isinstance(node, type) or not isinstance(getattr(node, name, None), str):
+    if not is_dataclass(node) or isinstance(node, type):
+        return []
+    if {each.name: each.type for each in fields(node)}.get(name) not in (str, str | None):
         return []
     try:
         replace(node, **{name: "?"})

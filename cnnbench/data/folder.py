@@ -197,11 +197,12 @@ def _in_csv(path: Path) -> tuple[list[File], str]:
 
 def _instead(root: Path, classes: list[str]) -> str:
     """What is wrong with a folder that has no two folders of images, and what to type instead."""
-    if classes:
-        return f"all images lie in {classes[0]}/, so there is one class. Did you mean data.root={root / classes[0]}?"
     names = sorted(path.name for path in root.iterdir() if path.name[0] != ".")
     if lists := [name for name in names if name.lower().endswith(".csv")]:
-        return f"holds no folders of images. Type data.root={root / lists[0]} if that file has their labels."
+        where = f"all images lie in {classes[0]}/" if classes else "holds no folders of images"
+        return f"{where}. Type data.root={root / lists[0]} if that file has their labels."
+    if classes:
+        return f"all images lie in {classes[0]}/, so there is one class. Did you mean data.root={root / classes[0]}?"
     holds = f"it holds {', '.join(names[:5])}" if names else "it is empty"
     return f"holds no folders of images ({holds}). It must hold {_LAYOUTS}."
 

@@ -15,7 +15,7 @@ from cnnbench.config.composition import config_source
 from cnnbench.config.schema import ROLES, Decides
 from cnnbench.errors import ConfigError, RecordError
 from cnnbench.report.commands import command_of
-from cnnbench.report.tables import Sheet
+from cnnbench.report.tables import MOST_CLASSES, Sheet
 from cnnbench.report.terminal import print_sheet
 from cnnbench.results import identity, records
 from cnnbench.results.records import Layer, Record
@@ -109,7 +109,7 @@ def show_list(folder: Path, as_json: bool) -> None:
         for r in found
     ]  # fmt: skip
     columns = ["contestant", "run", "status", "epochs", "best validation", "test", "seconds"]
-    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=3))
+    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=3), "`cnnbench list --json`")
 
 
 def _tested(row: Row) -> str:
@@ -137,12 +137,15 @@ def show_run(folder: Path, as_json: bool) -> None:
         show_layers(record.layers)
     names = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds"]
     history = [[f"{getattr(row, name):.4g}" for name in names] for row in record.history]
-    print_sheet(console, Sheet("Epochs", names, history, left=0))
+    print_sheet(console, Sheet("Epochs", names, history, left=0), "record.json")
     if test := record.test:
-        shares = zip(["all", *record.data.classes], [test.acc, *test.per_class], strict=True)
-        cells = [[name, _percent(share)] for name, share in shares]
-        cells[1:1] = [["balanced accuracy", _percent(test.balanced_acc)], ["macro F1", _percent(test.macro_f1)]]
-        print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells))
+        classes = list(zip(record.data.classes, test.per_class, strict=True))
+        if many := len(classes) > MOST_CLASSES:
+            classes.sort(key=lambda each: 1.0 if each[1] is None else each[1])
+        means = [("all", test.acc), ("balanced accuracy", test.balanced_acc), ("macro F1", test.macro_f1)]
+        cells = [[name, _percent(share)] for name, share in (*means, *classes)]
+        note = "The worst classes come first." if many else ""
+        print_sheet(console, Sheet("Test accuracy", ["class", "accuracy"], cells, note), "record.json")
     elif record.untested:
         console.print(f"Not tested: {record.untested}.", highlight=False, markup=False, soft_wrap=True)
     if (command := command_of([record])) is not None:

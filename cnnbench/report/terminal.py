@@ -67,8 +67,14 @@ MOST_PRINTED = 60
 """Rows of a table on the terminal."""
 
 
-def print_sheet(console: Console, sheet: Sheet) -> None:
-    """Shows a table on the terminal, its first rows if there are many, and its first columns if it is too wide."""
+def print_sheet(console: Console, sheet: Sheet, all_rows: str = "comparison.md") -> None:
+    """Shows a table on the terminal, its first rows if there are many, and its first columns if it is too wide.
+
+    Args:
+        console: the terminal.
+        sheet: the table.
+        all_rows: where all rows are, for the line below a table that is cut.
+    """
     rows = sheet.rows[:MOST_PRINTED]
     for lines, longest in ((True, 32), (False, 32), (False, 16)):
         around = 3 * len(sheet.columns) + 1 if lines else len(sheet.columns) - 1
@@ -77,7 +83,7 @@ def print_sheet(console: Console, sheet: Sheet) -> None:
             break
     else:
         if len(sheet.columns) > 2:
-            print_sheet(console, _without(sheet, sheet.columns[-1]))
+            print_sheet(console, _without(sheet, sheet.columns[-1]), all_rows)
             return
     table = Table(
         title=sheet.title, title_justify="left", title_style="bold", caption=sheet.note, caption_justify="left",
@@ -89,7 +95,7 @@ def print_sheet(console: Console, sheet: Sheet) -> None:
         table.add_row(*row)
     console.print(table, highlight=False, markup=False)
     if len(sheet.rows) > MOST_PRINTED:
-        console.print(f"{len(sheet.rows) - MOST_PRINTED:,} more rows are in comparison.md.", highlight=False)
+        console.print(f"{len(sheet.rows) - MOST_PRINTED:,} more rows are in {all_rows}.", highlight=False)
 
 
 def _widths(sheet: Sheet, rows: list[list[str]], room: int, longest: int) -> list[int]:

@@ -20,7 +20,7 @@ from cnnbench.sweeps.sweep import Outcome, begin, carry_out, check_all, exit_cod
 from cnnbench.sweeps.workers import Task
 
 if TYPE_CHECKING:
-    from cnnbench.training.parts import Checked
+    from cnnbench.training.checks import Checked
 
 JobsOf = Callable[[int, int], list[Job]]
 """Gives the jobs of all contestants with the seeds from the first number up to, but without, the second one; those of a

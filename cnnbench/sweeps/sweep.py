@@ -1,6 +1,7 @@
 """The sweep: checks all runs, carries them out one by one or in parallel, and tells what came of them.
 
 torch is imported when a run has to be checked, and Lightning when one is trained: a sweep that is done needs neither.
+The analysis, with SciPy, is imported when there is something to compare.
 """
 
 import contextlib
@@ -13,15 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.analysis.comparison import Comparison
-from cnnbench.analysis.grouping import compare
-from cnnbench.analysis.tuning_results import Tuning
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
 from cnnbench.errors import Busy, ConfigError, Interrupted, ProcessLost, RecordError
-from cnnbench.report.listing import show_layers
-from cnnbench.report.terminal import show
 from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
@@ -30,7 +26,9 @@ from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
 
 if TYPE_CHECKING:
-    from cnnbench.training.parts import Checked
+    from cnnbench.analysis.comparison import Comparison
+    from cnnbench.analysis.tuning_results import Tuning
+    from cnnbench.training.checks import Checked
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Outcome:
     """Those of the runs; of a tuning only the winners', run with fresh seeds."""
     exit_code: int
     """0 if all are done; 1 if some diverged, failed or were killed; 130 or 143 if interrupted."""
-    comparisons: list[Comparison] | None = None
+    comparisons: "list[Comparison] | None" = None
     """None for a single run; empty where there is nothing to compare yet."""
-    tuning: Tuning | None = None
+    tuning: "Tuning | None" = None
     """How the settings were found, if they were tuned."""
     announced: bool = False
     """Whether model and data were printed before the training, which a finished run does not have again."""
@@ -53,6 +51,8 @@ class Outcome:
     def show(self) -> None:
         """Prints the summary of a single run, or prints the comparison and writes its files."""
         if self.comparisons:
+            from cnnbench.report.terminal import show
+
             show(self.comparisons, self.folder, self.tuning)
         elif self.comparisons is None and self.records:
             _summary(self.records[0], self.folder, self.announced)
@@ -91,7 +91,11 @@ def run_all(jobs: list[Job], images: list[ImageSet], engine: Engine | None = Non
     code = exit_code(results, code)
     if alone:
         return Outcome(folders[0], results, code, announced=len(checked) > 0)
-    comparisons = compare(results, apart=True, margin=config.accuracy_margin) if results else []
+    if not results:
+        return Outcome(folders[0].parent, results, code, [])
+    from cnnbench.analysis.grouping import compare
+
+    comparisons = compare(results, apart=True, margin=config.accuracy_margin)
     return Outcome(folders[0].parent, results, code, comparisons)
 
 
@@ -125,10 +129,11 @@ def check_all(tasks: Iterable[Task], alone: bool = False) -> "list[tuple[Job, Ch
         key = repr(replace(job.config, seed=0)), id(images)
         if key in checked or finished(folder_of(job, images), job.config):
             continue
-        with importing("torch"):
+        with importing("torch"):  # some of its modules are imported as the first network is built
             from cnnbench.search.checks import check_search
-            from cnnbench.training.parts import check_parts
-        found = check_parts(job.config, images)
+            from cnnbench.training.checks import check_parts
+
+            found = check_parts(job.config, images)
         if job.config.search.method != "none":
             found.warnings.extend(check_search(job.config, images))
         checked[key] = job, found
@@ -354,6 +359,8 @@ def _summary(record: Record, folder: Path, headed: bool) -> None:
         print(f"found by search={found.method}: {found.architecture}; {found.image_passes:,} image passes, "
               f"{found.seconds:.1f} s")  # fmt: skip
     if record.layers:
+        from cnnbench.report.listing import show_layers
+
         show_layers(record.layers)
     if record.status != "done":
         print(f"{record.status} after {epochs} epochs: {record.reason}")

@@ -31,7 +31,7 @@ from cnnbench.sweeps.workers import Task
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from cnnbench.training.parts import Checked
+    from cnnbench.training.checks import Checked
 
 
 def tune(composer: Composer, plan: Plan, jobs: list[Job], images: list[ImageSet], engine: Engine | None) -> Outcome:

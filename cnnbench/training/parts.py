@@ -1,32 +1,26 @@
-"""The parts that a config names, built and checked: model, optimizer, schedule, loss, augmentation, callbacks."""
+"""The parts that a config names, built: model, optimizer, schedule, loss, augmentation, callbacks."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cnnbench.config.keys import CONF
-from cnnbench.config.messages import load_yaml
 from cnnbench.config.schema import Augment, Config
-from cnnbench.config.targets import Spec, build, check, locate
+from cnnbench.config.targets import Spec, build, locate
 from cnnbench.data.augmentation import Augmentation
 from cnnbench.data.datamodule import ImageData
-from cnnbench.data.images import ImageSet
 from cnnbench.data.normalization import Normalize
 from cnnbench.errors import ConfigError
-from cnnbench.results.records import Layer, Sizes
-from cnnbench.runtime.machine import place
+from cnnbench.results.records import Layer
 from cnnbench.runtime.randomness import Stream, derived_seed
-from cnnbench.training import averaging, initialisation, optimizers, parameter_groups, regularizers, transfer
+from cnnbench.training import initialisation, optimizers, parameter_groups, regularizers, transfer
 from cnnbench.training.averaging import Average
 from cnnbench.training.epoch import Epoch
 from cnnbench.training.schedules import Schedule
@@ -35,168 +29,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback
 
     from cnnbench.training.module import Recipe
-
-MANY_WEIGHTS = 200_000_000
-"""In a dense layer: what images that are too large make of it. The largest of torchvision's networks has half of it."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the check of a config has found out about its run."""
-
-    warnings: list[str]
-    """About what may run but is probably not intended."""
-    parameters: int
-    """Numbers that the model trains."""
-    sizes: Sizes
-    validation: str
-    """Where the validation images come from: `folder`, `split` or `test`."""
-    note: str | None
-    """What the reader of the images has to say of them."""
-    steps: int
-    """Optimizer steps of an epoch."""
-    device: str
-    """Where it will be trained, in words."""
-
-
-def check_parts(config: Config, images: ImageSet) -> Checked:
-    """Checks a config before anything runs: builds all parts, without weights, and sends one image through the model.
-
-    Returns:
-        What the parts tell about the run.
-
-    Raises:
-        ConfigError: a part doesn't exist, doesn't take its arguments, or doesn't fit the others.
-    """
-    if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("hardware.accelerator=gpu: PyTorch finds no GPU here. Allowed: auto, cpu.")
-    gpus = torch.cuda.device_count()
-    if config.hardware.accelerator != "cpu" and 0 < gpus < config.hardware.devices:
-        raise ConfigError(
-            f"hardware.devices={config.hardware.devices}: PyTorch finds {gpus} GPUs here. Allowed: 1 to {gpus}."
-        )
-    for group, spec, given, base in (
-        ("model", initialisation.own_keys(config.model), ("image_shape", "classes"), nn.Module),
-        ("optimizer", optimizers.own_keys(config.optimizer), ("params", "model"), Optimizer),
-        ("scheduler", _scheduler_spec(config), ("optimizer", *_FILLED), LRScheduler),
-    ):
-        check(group, spec, given, base, f"a {base.__module__}.{base.__name__}")
-    _check_callbacks(config)
-    _check_loggers(config)
-    data = ImageData(images, config.data, batch_size(config), config.seed)
-    if config.augment.padding == "reflect" and config.augment.crop >= min(data.image_shape[1:]):
-        raise ConfigError(
-            f"augment.crop={config.augment.crop}: with augment.padding=reflect a shift must be smaller than the "
-            f"image's sides, {data.image_shape[1]}x{data.image_shape[2]}."
-        )
-    processes, smallest = config.hardware.processes, min(filter(None, data.sizes.values()))
-    if min(batch_size(config), smallest) < processes:
-        raise ConfigError(
-            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: each process needs an "
-            f"image of every batch and split; batch_size={batch_size(config)}, and the smallest split has {smallest}."
-        )
-    with torch.device("meta"):
-        network = make_model(config, data.image_shape, len(images.classes))
-        network.eval()
-        try:
-            logits = network(torch.zeros(1, *data.image_shape))
-        except RuntimeError as error:
-            shape = "x".join(map(str, data.image_shape))
-            raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
-        if logits.shape != (1, len(images.classes)):
-            raise ConfigError(
-                f"model: gives logits of shape {tuple(logits.shape)} for one image; must be (1, {len(images.classes)})."
-            )
-        if data.sizes["train"] % batch_size(config) == 1:
-            try:
-                network.train()(torch.zeros(1, *data.image_shape))
-            except ValueError:  # batch norm after a dense layer, or after a convolution that leaves a single pixel
-                raise ConfigError(
-                    f"batch_size={batch_size(config)}: with {data.sizes['train']:,} training images the last batch has "
-                    f"one image, and batch norm needs two for a standard deviation. Use another batch_size."
-                ) from None
-        initialisation.check(config.model, network, data.image_shape)
-        initialise(config, network, torch.zeros(1, *data.image_shape))
-    optimizer = make_optimizer(config, network)
-    if averaging.averages(optimizer) and config.average.method != "none":
-        raise ConfigError(f"average={config.average.method}: {config.optimizer['_target_']} averages weights itself.")
-    if averaging.averages(optimizer) and (config.update.max_step or config.regularizer.weight_decay):
-        raise ConfigError(
-            f"optimizer: {config.optimizer['_target_']} averages weights, which update.max_step and "
-            f"regularizer.weight_decay would break. It may have a weight_decay of its own: optimizer.weight_decay."
-        )
-    epoch = epoch_of(config, data)
-    make_average(config, epoch, network)
-    schedule = make_schedule(config, epoch, optimizer)
-    closure, name = optimizers.needs_closure(config.optimizer), config.optimizer["_target_"]
-    if closure and config.hardware.processes > 1:
-        raise ConfigError(
-            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: {name} evaluates the "
-            f"loss several times a step, which several processes can't do together. Allowed: 1."
-        )
-    if not closure:
-        try:
-            optimizer.step()
-        except (Exception, SystemExit) as error:  # of a user's own class: anything
-            raise ConfigError(f"optimizer: {name} can't step ({str(error) or type(error).__name__}).") from None
-    try:  # some schedulers check their arguments only when they step
-        for _ in range(epoch.steps):
-            schedule.after_step()
-        schedule.after_epoch(1.0)
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
-    warnings = []
-    dense = max((layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear)), default=0)
-    if dense >= MANY_WEIGHTS:
-        _, height, width = data.image_shape
-        warnings.append(
-            f"model: a dense layer has {dense:,} weights, {dense * 4 / 1e9:.1f} GB before gradients and optimizer, as "
-            f"the images have {height} x {width} pixels. data.image_size=N, or [H,W], makes them smaller."
-        )
-    full_batch = config.update.accumulate is None and epoch.batches > 1
-    if full_batch and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
-        warnings.append(
-            f"update=full_batch: batch norm takes its statistics from each {epoch.batch_size} images, so the step is "
-            f"not exactly that of one batch of all {epoch.images}."
-        )
-    on_cpu = config.hardware.accelerator == "cpu" or not torch.cuda.is_available()
-    native = any(present for feature, present in torch.cpu.get_capabilities().items() if "bf16" in feature)
-    if config.hardware.precision == "bf16-mixed" and on_cpu and not native:
-        warnings.append("hardware.precision=bf16-mixed: this CPU has no native bfloat16; 32-true is faster here.")
-    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    device = place(config.hardware.accelerator, config.hardware.threads)
-    return Checked(warnings, parameters, Sizes(**data.sizes), data.validation, images.note, epoch.steps, device)
-
-
-def _check_callbacks(config: Config) -> None:
-    if not config.callbacks:
-        return
-    from pytorch_lightning import Callback  # seconds
-
-    for name, spec in config.callbacks.items():
-        if not isinstance(spec, dict):
-            raise ConfigError(f"callbacks.{name}={spec}: must be a mapping with the _target_ of a callback.")
-        check(f"callbacks.{name}", spec, (), Callback, "a pytorch_lightning.Callback")
-    make_callbacks(config)
-
-
-def _check_loggers(config: Config) -> None:
-    for name, spec in config.logger.items():
-        if not isinstance(spec, dict):
-            raise ConfigError(f"logger.{name}={spec}: must be a mapping with the _target_ of a logger.")
-        if str(spec.get("_target_")).lower().endswith((".wandb", ".wandblogger")) and find_spec("wandb") is None:
-            raise ConfigError(f"logger={name}: Weights & Biases is missing: pip install wandb.")
-        if spec != _built_in_logger(name):  # those are tested, and to look at their classes imports Lightning: seconds
-            from lightning_fabric.loggers.logger import Logger
-
-            check(f"logger.{name}", spec, (), Logger, "a lightning_fabric.loggers.Logger")
-
-
-@cache
-def _built_in_logger(name: str) -> Any:
-    """The logger that `conf/logger/NAME.yaml` holds; None if there is no such file."""
-    path = CONF / "logger" / f"{name}.yaml"
-    return OmegaConf.to_container(load_yaml(path)[name]) if path.exists() else None
 
 
 def batch_size(config: Config) -> int:
@@ -354,7 +186,7 @@ def make_average(config: Config, epoch: Epoch, model: nn.Module) -> Average:
     return Average(average, model, every, start * epoch.steps, steps)
 
 
-_FILLED = ("T_max", "total_steps", "max_lr")
+FILLED = ("T_max", "total_steps", "max_lr")
 """Arguments of schedulers that the run fills in: its length, in the scheduler's unit, and the learning rate."""
 
 
@@ -370,7 +202,7 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
     if isinstance(warmup, bool) or not isinstance(warmup, int | float) or not 0 <= warmup < config.epochs:
         raise ConfigError(f"scheduler.warmup={warmup}: must be at least 0 and less than epochs={config.epochs}.")
     warm_steps = round(warmup * epoch.steps)
-    spec = _scheduler_spec(config)
+    spec = scheduler_spec(config)
     if spec.get("_target_") is None:
         return Schedule(optimizer, None, False, warm_steps, epoch.steps)
     length = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
@@ -388,7 +220,8 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
     return Schedule(optimizer, scheduler, interval == "step", warm_steps, epoch.steps)
 
 
-def _scheduler_spec(config: Config) -> Spec:
+def scheduler_spec(config: Config) -> Spec:
+    """The part of the `scheduler` group that goes to the scheduler's class."""
     return {key: value for key, value in config.scheduler.items() if key not in ("interval", "warmup")}
 
 

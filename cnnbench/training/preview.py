@@ -29,7 +29,8 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
 
     Below each one stands its class; below a mixture the class of the larger part.
 
-    Small images are enlarged by a whole factor, without smoothing, to at most 64 pixels.
+    Small images are enlarged by a whole factor, without smoothing, to at most 64 pixels. Numbers stand for names that
+    no font can draw, and are printed with them.
 
     Args:
         config: of the run.
@@ -63,6 +64,8 @@ def preview(config: Config, images: ImageSet, path: Path) -> None:
         canvas.paste(image.resize((wide, high), Image.Resampling.NEAREST), (x, y))
         canvas.paste(_written(names[label], wide), (x, y + high + 2))
     files.write_whole(path, lambda file: canvas.save(file, format="PNG"))
+    if unlike := [f"{number} {name}" for number, name in zip(names, images.classes, strict=True) if number != name]:
+        print(f"No font installed here has the letters of {', '.join(unlike)}.")
 
 
 def _written(name: str, width: int) -> Image.Image:

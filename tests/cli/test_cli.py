@@ -57,9 +57,9 @@ def test_answers_without_importing_torch(words: list[str], code: int, here: Path
 @pytest.mark.parametrize(
     ("words", "heavy"),
     [
-        ("data=digits data.limit=200 epochs=1", LIGHTNING | {"torch"}),
-        ("-m data=digits data.limit=200 epochs=1 seed=0,1", LIGHTNING | {"torch"}),
-        ("data=digits data.limit=200 epochs=2 --dry-run", LIGHTNING),
+        ("data=digits data.limit=200 epochs=1", LIGHTNING | {"torch", "scipy", "sklearn", "pandas"}),
+        ("-m data=digits data.limit=200 epochs=1 seed=0,1", LIGHTNING | {"torch", "sklearn", "pandas"}),
+        ("data=digits data.limit=200 epochs=2 --dry-run", LIGHTNING | {"sklearn", "pandas"}),
         ("experiment=quickstart --dry-run", LIGHTNING),
     ],
 )

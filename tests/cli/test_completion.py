@@ -38,6 +38,7 @@ from cnnbench.models.plain_cnn import ACTIVATIONS, PlainCNN
         ("cnnbench optimizer=muon optimizer.nest", ["optimizer.nesterov="]),
         ("cnnbench model=document_cnn model.conv", ["model.conv_dropout=", "model.convs="]),
         ("cnnbench model.activation=t", ["model.activation=tanh"]),
+        ("cnnbench data.val=", ["data.val=folder", "data.val=split", "data.val=test"]),
         ("cnnbench model.pooling=", ["model.pooling=avg", "model.pooling=max", "model.pooling=none"]),
         ("cnnbench model=resnet18 model.", ["model._target_="]),
         ("cnnbench data.normalize=", ["data.normalize=none", "data.normalize=standard", "data.normalize=unit"]),

@@ -21,7 +21,8 @@ from cnnbench.config.keys import CONF
 from cnnbench.config.schema import Config, Data
 from cnnbench.data.images import digits
 from cnnbench.training import checkpoints
-from cnnbench.training.parts import check_parts, make_model
+from cnnbench.training.checks import check_parts
+from cnnbench.training.parts import make_model
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

@@ -200,11 +200,15 @@ def test_csv_files_that_are_refused(tmp_path: Path, text: str, says: str) -> Non
             lambda root: csv_of(root, "").parent.joinpath("all").rename(root.parent / "x"),
             "data.root=.*/labels.csv if that",
         ),
+        (
+            lambda root: csv_of(root, "file,label\n"),
+            r"all images lie in all/\. Type data.root=\S+/own/labels.csv if that file has their labels",
+        ),
         (lambda root: [flat(root / name, {"cat": 3}) for name in ("train", "Training")], "both .* Keep one"),
         (lambda root: flat(root, {"train": 3, "test": 3}), "train/ holds no class folders"),
         (lambda root: flat(root, {"cat": 60, "dog": 1}), "has no train/dog: none of the 1 images of this class is for"),
     ],
-    ids=["empty", "one-class", "csv", "twice", "no-classes", "few"],
+    ids=["empty", "one-class", "csv", "csv-and-images", "twice", "no-classes", "few"],
 )
 def test_folders_that_are_refused(tmp_path: Path, make, says: str) -> None:
     make(tmp_path / "own")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_images
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from cnnbench.config.schema import Data
 from cnnbench.data.folder import folder
@@ -21,6 +22,10 @@ def test_digits_are_all_there() -> None:
     assert len(images.train) + len(images.test) == 1797
     assert images.train.shape[1:] == (8, 8, 1)
     assert images.train.max() == 255
+    given = load_digits()  # of scikit-learn
+    zeros = (given.images[given.target == 0] * (255 / 16)).round()
+    assert np.array_equal(images.test[images.test_labels == 0][..., 0], zeros[4::5])
+    assert np.array_equal(images.train[images.train_labels == 0][:4, ..., 0], zeros[:4])
     assert np.bincount(images.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
     larger = digits(Data(image_size=28))
     assert larger.train.shape[1:] == (28, 28, 1)

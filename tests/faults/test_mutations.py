@@ -19,7 +19,7 @@ from cnnbench.config.schema import Data
 from cnnbench.data.images import digits
 from cnnbench.errors import ConfigError
 from cnnbench.results import identity
-from cnnbench.training.parts import check_parts
+from cnnbench.training.checks import check_parts
 
 QUICK = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -86,6 +86,24 @@ def test_show(command, here: Path) -> None:
     assert epochs[1][5].strip() == f"{done['history'][1]['val_acc']:.4g}"
 
 
+def test_show_of_many_classes(command, here: Path) -> None:
+    assert command(f"{DIGITS} epochs=1").code == 0
+    (path,) = records.find(here / "runs")
+    done = json.loads(path.read_text())
+    done["data"]["classes"] = [f"class {i}" for i in range(70)]
+    done["test"]["per_class"] = [(70 - i) / 100 for i in range(70)]  # of 100 images each: the last one is the worst
+    done["test"]["confusion"] = [
+        [70 - i if k == i else 30 + i if k == (i + 1) % 70 else 0 for k in range(70)] for i in range(70)
+    ]
+    path.write_text(json.dumps(done))
+    result = command(f"show {path.parent}")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in lines if line.startswith("│ class ")]
+    assert rows == [[f"class {69 - i}", f"{i + 1}.00%"] for i in range(57)]  # after three rows about all of them
+    assert {"The worst classes come first.", "13 more rows are in record.json."} <= {line.strip() for line in lines}
+
+
 @pytest.mark.parametrize(
     ("words", "typed"),
     [

@@ -11,7 +11,7 @@ from conftest import all_records, record, write_images
 from cnnbench.cli.completion import OPTIONS
 from cnnbench.config.composition import config_source
 from cnnbench.data.images import ImageSet
-from cnnbench.training.parts import check_parts
+from cnnbench.training.checks import check_parts
 
 SHORT = "data=folder epochs=1 batch_size=10 hardware=cpu model.convs=[{filters:4}] model.dense=[]"
 

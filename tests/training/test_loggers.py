@@ -166,7 +166,7 @@ def test_a_full_disk_within_tensorboards_own_error_is_seen(command, here: Path, 
 
 def test_without_wandb_one_line_names_the_extra(command, here: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr("cnnbench.training.parts.find_spec", lambda name: None)
+    monkeypatch.setattr("cnnbench.training.checks.find_spec", lambda name: None)
     result = command(f"{DIGITS} logger=wandb")
     assert result.code == 2
     assert result.err == "cnnbench: logger=wandb: Weights & Biases is missing: pip install wandb.\n"

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+from conftest import write_images
 from PIL import Image
 
 from cnnbench.config.schema import Data
@@ -62,3 +64,10 @@ def test_preview_shows_what_augmentation_does(command) -> None:
     assert (mixed != plain).any((1, 2)).sum() > 60
     # a x + (1 - a) x[partner], where every image is somebody's partner: the mean stays, but for rounding
     assert np.abs(mixed.mean(0) - plain.mean(0)).max() <= 0.5
+
+
+def test_names_that_no_font_can_draw(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(here / "animals", {"猫": 12, "dog": 12})
+    monkeypatch.setattr("cnnbench.report.fonts.drawable", lambda text: text.isascii())
+    result = command("preview data=folder data.root=animals")
+    assert result.out.splitlines() == ["No font installed here has the letters of #2 猫.", "preview.png"]
