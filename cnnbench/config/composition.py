@@ -7,6 +7,7 @@ starts jobs before all of them are checked, and ends a sweep at the first failur
 import contextlib
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -366,9 +367,11 @@ class Composer:
             raise ConfigError(one_line(error, composed)) from None
         assert isinstance(config, Config)
         config.callbacks = _by_name(config.callbacks, str(choices.get("callbacks")))
-        for key, value in _whole_numbers(asdict(config)):
-            if abs(value) >= 10**18:  # torch and NumPy count in 64 bits
+        for key, value in _numbers(asdict(config)):
+            if not abs(value) < 10**18 and not isinstance(value, float):  # torch and NumPy count in 64 bits
                 raise ConfigError(f"{key}={value}: must be a number of at most 18 digits.")
+            if not math.isfinite(value):  # no record could hold it
+                raise ConfigError(f"{key}={value}: must be a finite number.")
         taken = {group: str(choices[group]) for group in GROUPS if choices.get(group) is not None}
         for override in typed:  # Hydra doesn't tell when a group has several options
             several = isinstance(override.value(), list) or override.key_or_group == "callbacks"
@@ -439,12 +442,12 @@ def _check_hydra(word: str, override: Override) -> None:
         raise ConfigError(f"{word}: must be {' or '.join(RunMode.__members__)}.")
 
 
-def _whole_numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """All whole numbers of a config with their full keys."""
+def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """All numbers of a config with their full keys."""
     if isinstance(config, dict | list):
         for inner, value in config.items() if isinstance(config, dict) else enumerate(config):
-            yield from _whole_numbers(value, f"{key}.{inner}" if key else str(inner))
-    elif isinstance(config, int):
+            yield from _numbers(value, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(config, int | float):
         yield key, config
 
 

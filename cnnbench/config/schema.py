@@ -110,8 +110,8 @@ class Data:
 
     def __post_init__(self) -> None:
         sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
-        legal = len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
-        allowed = "a whole number of at least 1, or [height,width]"
+        legal = len(sides) == 2 and all(type(side) is int and 1 <= side <= 10_000 for side in sides)
+        allowed = "a whole number from 1 to 10,000, or [height,width]"
         _check(self.image_size is None or legal, "data.image_size", self.image_size, allowed)
         if legal and sides[0] == sides[1]:
             self.image_size = sides[0]  # one way to write it, and so one run id

@@ -6,6 +6,7 @@ The module imports no torch.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from PIL import Image, ImageOps
 from cnnbench.config.schema import Data
 from cnnbench.config.targets import locate
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.machine import free_memory
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -211,9 +213,23 @@ def _fit(image: Image.Image, image_size: Size, grayscale: bool) -> Bytes:
 
 
 def fitted(images: ImageSet, data: Data) -> ImageSet:
-    """Converts all images to the size and channels that `data` asks for."""
+    """Converts all images to the size and channels that `data` asks for.
+
+    Raises:
+        ConfigError: they wouldn't fit into memory.
+    """
     if data.image_size is None and not data.grayscale:
         return images
+    if data.image_size is not None:
+        sides = data.image_size if isinstance(data.image_size, list) else [data.image_size] * 2
+        count, channels = len(images.train) + len(images.test), 1 if data.grayscale else images.train.shape[3]
+        # Each image is scaled with three channels, and stands in the list and in the stack for a moment.
+        needed = 2 * count * channels * math.prod(sides) + 3 * math.prod(sides)
+        if needed > (free := free_memory()):
+            raise ConfigError(
+                f"data.image_size={data.image_size}: {count:,} images of this size need {needed / 1e9:,.1f} GB of "
+                f"memory, and {free / 1e9:,.1f} GB are free."
+            )
 
     def fit(array: Bytes) -> Bytes:
         grey = data.grayscale or array.shape[3] == 1

@@ -237,7 +237,7 @@ def test_height_and_width(tmp_path: Path, here_decoded: list[str]) -> None:
     assert Data(image_size=[64, 64]).image_size == Data(image_size=64).image_size == 64
     for wrong in ([4], [4, 0], [4, 5, 6], 0, "abc", True, 2.5, {}):
         with pytest.raises(
-            ConfigError, match=r"data.image_size=.*: must be a whole number of at least 1, or \[height,width\]"
+            ConfigError, match=r"data.image_size=.*: must be a whole number from 1 to 10,000, or \[height,width\]"
         ):
             Data(image_size=wrong)
 
