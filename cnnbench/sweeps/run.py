@@ -339,6 +339,7 @@ class _Run:
                 continue
             try:
                 state = State.of(checkpoints.read(self.folder / name))
+                state.check(self.module)
                 if state.module["history"]:
                     checkpoints.read(self.folder / "best.ckpt")
             except CheckpointError as error:

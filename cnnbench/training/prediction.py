@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnbench.config.schema import Regularizer
-from cnnbench.config.targets import build, look_in
+from cnnbench.config.targets import build, check, look_in
 from cnnbench.data.images import decode
 from cnnbench.data.normalization import Normalize
 from cnnbench.errors import CheckpointError, ConfigError
@@ -174,10 +174,14 @@ def _model(folder: Path, record: records.Record) -> TrainedModel:
     if data.mean is None or data.deviation is None:
         raise ConfigError(f"{folder}: its record doesn't tell how its images were normalised.")
     look_in(record.config_dir)
-    network = build("model", network_spec(record), data.shape, len(data.classes))
+    spec = network_spec(record)
+    check("model", spec, ("image_shape", "classes"), nn.Module, "a torch.nn.modules.module.Module")
+    network = build("model", spec, data.shape, len(data.classes))
     model = TrainedModel(record, Normalize(data.mean, data.deviation), network)
     try:
         model.load_state_dict(checkpoints.read(folder / "best.ckpt")["model"])
     except CheckpointError as error:
         raise ConfigError(f"{error}.") from None
+    except (AttributeError, KeyError, RuntimeError, TypeError):  # torch's own words fill a screen
+        raise ConfigError(f"{folder / 'best.ckpt'}: does not hold the weights of this run's network.") from None
     return model.eval()

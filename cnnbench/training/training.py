@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnbench.config.schema import Config
 from cnnbench.data.datamodule import ImageData, Loader
@@ -74,6 +74,20 @@ class State:
             return State(**saved)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"not the state of a training ({error})") from None
+
+    def check(self, module: nn.Module) -> None:
+        """Checks that this is the state of a training of `module`.
+
+        Raises:
+            CheckpointError: it has other parts, or the weights of another network.
+        """
+        kinds = (self.module, dict), (self.lightning, dict), (self.optimizer, dict), (self.schedule, dict)
+        if not all(isinstance(*each) for each in kinds) or not isinstance(self.module.get("history"), list):
+            raise CheckpointError("not the state of a training (other parts)")
+        weights = self.lightning.get("state_dict")
+        shapes = {key: getattr(value, "shape", None) for key, value in weights.items()} if weights else {}
+        if shapes != {key: value.shape for key, value in module.state_dict().items()}:
+            raise CheckpointError("the state of a training of another network")
 
 
 @dataclass
