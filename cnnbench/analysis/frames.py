@@ -15,6 +15,7 @@ from cnnbench.errors import ConfigError, nearest
 from cnnbench.results.metrics import Metric
 from cnnbench.results.reported import Reported
 from cnnbench.results.table_files import FILE
+from cnnbench.runtime.text import legible
 
 METRIC_NAMES = tuple(
     f"{part}{name}"
@@ -284,7 +285,7 @@ def _contestants(table: _Table, rows: pl.DataFrame) -> list[Contestant]:
 
 
 def _short(value: object) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    return f"{value:.7g}" if isinstance(value, float) else legible(str(value)).replace("\n", " ")
 
 
 def _runs(table: _Table, rows: pl.DataFrame, label: str) -> list[Reported]:

@@ -1,9 +1,11 @@
 """The command `cnnbench` and its exit codes."""
 
+import io
 import signal
 import sys
 
-from cnnbench.errors import ConfigError, nearest
+from cnnbench.errors import CnnbenchError, ConfigError, nearest
+from cnnbench.runtime.text import legible
 
 
 def main(words: list[str] | None = None) -> int:
@@ -16,6 +18,9 @@ def main(words: list[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 bad config or data, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
     words = sys.argv[1:] if words is None else words
+    for stream in (sys.stdout, sys.stderr):  # an encoding such as ASCII lacks most signs
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed sends the second one, but for `nohup`
         if signal.getsignal(ending) is not signal.SIG_IGN:
             signal.signal(ending, lambda signum, _: sys.exit(128 + signum))
@@ -30,9 +35,9 @@ def main(words: list[str] | None = None) -> int:
                 f"{words[0] or repr('')}: neither a command nor KEY=VALUE.{nearest(words[0], list(COMMANDS))}"
             )
         return train(words)
-    except ConfigError as error:
-        print(f"cnnbench: {error}", file=sys.stderr)
-        return 2
+    except CnnbenchError as error:
+        print(f"cnnbench: {legible(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("cnnbench: interrupted", file=sys.stderr)
         return 130

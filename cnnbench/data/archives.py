@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +182,7 @@ def _cifar(
     """
 
     def pixels(batch: dict[str, Any]) -> Bytes:
-        return np.ascontiguousarray(np.asarray(batch["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        return np.ascontiguousarray(batch["data"].array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
     try:
         content = _pickles(archive, {names[0], *train, test})
@@ -208,15 +208,51 @@ def _pickles(archive: Path, members: set[str]) -> dict[str, Any]:
     return contents
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers, and refuses everything else."""
+class _Bytes:
+    """What stands in a pickle for an array of bytes. NumPy's own classes would take any memory for an object."""
 
-    _allowed = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "encode"})
+    array: Bytes
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], "_ByteType", bool, bytes | str]) -> None:
+        _, shape, kind, fortran, content = state
+        if not isinstance(kind, _ByteType) or fortran:
+            raise pickle.UnpicklingError("it holds an array of another kind")
+        text = content.encode("latin1") if isinstance(content, str) else content
+        self.array = np.frombuffer(text, np.uint8).reshape(shape)
+
+
+class _ByteType:
+    """What stands in a pickle for `numpy.dtype("u1")`."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        if name not in ("u1", "|u1"):
+            raise pickle.UnpicklingError(f"it holds an array of {name}")
+
+    def __setstate__(self, state: object) -> None:
+        """Leaves out the byte order, which a byte has not."""
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds text in {encoding}")
+    return text.encode("latin1")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles arrays of bytes and plain containers, as the published archives hold them, and nothing else."""
+
+    _stand_ins: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Bytes(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Bytes(),
+        ("numpy", "ndarray"): _Bytes,
+        ("numpy", "dtype"): _ByteType,
+        ("_codecs", "encode"): _encoded,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if name in self._allowed and module.split(".")[0] in ("numpy", "_codecs"):
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        if (module, name) not in self._stand_ins:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return self._stand_ins[module, name]
 
 
 def _idx_set(data: Data, option: str, servers: Sequence[str], classes: tuple[str, ...]) -> ImageSet:

@@ -9,13 +9,17 @@ import functools
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,7 +27,7 @@ from platformdirs import user_cache_path
 
 from cnnbench.config.schema import Data
 from cnnbench.data.images import Bytes, Size, check_space, decode
-from cnnbench.errors import ConfigError
+from cnnbench.errors import CnnbenchError, ConfigError
 from cnnbench.results import decoding
 from cnnbench.runtime import files
 from cnnbench.runtime.progress import bar
@@ -36,11 +40,13 @@ Stamp = tuple[int, int, int]
 class About:
     """What is said of decoded images beside them, in `about.json`."""
 
-    schema_version: int = field(default=1, init=False)
+    schema_version: int = field(default=2, init=False)
     root: str
     """The `data.root` that they come from."""
     fingerprint: str
     """That of the `ImageSet`."""
+    stamps: dict[str, tuple[int, int]]
+    """Of each array's file its size in bytes and the time of its last change in nanoseconds."""
 
 
 @dataclass(kw_only=True)
@@ -108,26 +114,34 @@ def decoded(
         return {part: np.load(folder / f"{part}.npy", mmap_mode="c") for part in parts}
 
     with FileLock(cache.with_name(f"{cache.name}.lock")):
-        if not (cache / content).is_dir():
+        if (about := _whole(cache / content)) is None:
             with tempfile.TemporaryDirectory(dir=cache) as temporary:
                 new = Path(temporary) / content
                 new.mkdir()
                 _decode_all(parts, data, new)
-                about = About(root=str(root), fingerprint=fingerprint(arrays(new)))
-                (new / "about.json").write_text(json.dumps(asdict(about)))
+                about = About(root=str(root), fingerprint=fingerprint(arrays(new)), stamps=_stamps(new))
+                text = json.dumps(asdict(about)).encode()
+                files.write_whole(new / "about.json", lambda file: file.write(text))
                 for old in cache.iterdir():
                     if old != Path(temporary):
                         shutil.rmtree(old, ignore_errors=True)
                 new.replace(cache / content)
-        return arrays(cache / content), _about(cache / content).fingerprint
+        return arrays(cache / content), about.fingerprint
 
 
-def _about(folder: Path) -> About:
-    try:
-        about: About = decoding.read(folder / "about.json", About, (1,))
-    except ValueError as error:
-        raise ConfigError(f"{error} Type `cnnbench cache --clear`: all images are then decoded again.") from None
-    return about
+def _whole(folder: Path) -> About | None:
+    """What a folder of decoded images says of itself; None if it is not there, damaged or was changed since."""
+    with contextlib.suppress(ValueError, OSError):
+        about: About = decoding.read(folder / "about.json", About, (2,))
+        if about.stamps == _stamps(folder) and re.fullmatch("[0-9a-f]{16}", about.fingerprint):
+            return about
+    return None
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each array, in bytes and nanoseconds."""
+    states = {path.name: path.stat() for path in sorted(folder.glob("*.npy"))}
+    return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
 def _decode_all(parts: Mapping[str, list[Path]], data: Data, folder: Path) -> None:
@@ -138,11 +152,13 @@ def _decode_all(parts: Mapping[str, list[Path]], data: Data, folder: Path) -> No
     check_space(folder, total * math.prod(shape))
     work = functools.partial(_decode_some, first, shape, data.image_size, data.grayscale)
     with (
-        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_end_with_parent) as pool,
         bar(f"Decoding {total:,} images, once", total) as advance,
     ):
         for part, paths in parts.items():
-            array = np.lib.format.open_memmap(folder / f"{part}.npy", "w+", np.uint8, (len(paths), *shape))
+            name = folder / f"{part}.npy"
+            array = np.lib.format.open_memmap(name, "w+", np.uint8, (len(paths), *shape))
+            _reserve(name)
             done = 0
             try:
                 for block in pool.map(work, (paths[start : start + 256] for start in range(0, len(paths), 256))):
@@ -152,7 +168,34 @@ def _decode_all(parts: Mapping[str, list[Path]], data: Data, folder: Path) -> No
             except ConfigError:
                 pool.shutdown(cancel_futures=True)
                 raise
+            except BrokenProcessPool:
+                raise CnnbenchError("a process that decodes images was killed: is there too little memory?") from None
             array.flush()
+            with name.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _reserve(path: Path) -> None:
+    """Takes the disk's room for all of a file: a disk that is full later would kill the process without a word.
+
+    Raises:
+        OSError: there is too little room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone; else it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "a worker has one"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _decode_some(first: Path, shape: tuple[int, ...], image_size: Size, grayscale: bool, paths: list[Path]) -> Bytes:
@@ -202,8 +245,10 @@ def entries() -> list[Entry]:
     """What the cache holds, by `data.root`."""
     found = []
     for path in place().glob("*/*/about.json"):
+        if (about := _whole(path.parent)) is None:  # the next run decodes these again
+            continue
         arrays = [np.load(array, mmap_mode="r") for array in path.parent.glob("*.npy")]
-        root, size = _about(path.parent).root, _size(path.parent)
+        root, size = about.root, _size(path.parent)
         found.append(Entry(root, sum(map(len, arrays)), arrays[0].shape[1:], size))
     return sorted(found, key=lambda entry: (entry.root, entry.shape))
 

@@ -19,6 +19,7 @@ from cnnbench.config.schema import Data
 from cnnbench.data import cache
 from cnnbench.data.images import Bytes, ImageSet, Labels, limited, root_of
 from cnnbench.errors import ConfigError, nearest
+from cnnbench.runtime.text import is_name
 
 _CACHE_FORMAT = 2  # raised when cached pixels would come out differently
 
@@ -223,13 +224,17 @@ def _folders(path: Path) -> list[Path]:
 
 def _files(root: Path, class_folder: Path) -> list[File]:
     """The image files below a class's folder."""
-    extensions = Image.registered_extensions()
-    return [
-        File(class_folder.name, str(path.relative_to(root)), _stamp(path))
-        for directory, _, names in os.walk(class_folder, followlinks=True)
-        for path in (Path(directory, name) for name in names)
-        if path.name[0] != "." and path.suffix.lower() in extensions
-    ]
+    extensions, walked, found = Image.registered_extensions(), set(), []
+    for directory, inner, names in os.walk(class_folder, followlinks=True):
+        if (real := os.path.realpath(directory)) in walked:  # a link to a folder above would never end
+            inner.clear()
+            continue
+        walked.add(real)
+        paths = (Path(directory, name) for name in names if name[0] != "." and Path(name).suffix.lower() in extensions)
+        found += [
+            File(class_folder.name, str(path.relative_to(root)), _stamp(path)) for path in paths if path.is_file()
+        ]
+    return found
 
 
 def _stamp(path: Path) -> cache.Stamp:
@@ -263,6 +268,11 @@ def _check_classes(root: Path, files: list[File]) -> str:
     Raises:
         ConfigError: a class has images, but none for training.
     """
+    for name in {file.label for file in files}:
+        if not is_name(name):
+            raise ConfigError(
+                f"data.root={root}: class {name!r} has a line break or another control character in its name."
+            )
     counts = {part: Counter(file.label for file in files if file.part == part) for part in PARTS}
     every, train = Counter(file.label for file in files), counts["train"]
     for name in sorted(every):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -48,8 +49,15 @@ def as_csv(comparisons: list[Comparison]) -> str:
                 values = c.costs(unit, comparison.target)
                 cells.append(statistics.median(values) if values else "")
             counts = [c.statuses[status] for status in records.STATUSES]
-            writer.writerow([comparison.title, c.label, c.settings, len(c.done), *cells, comparison.target, *counts])
+            writer.writerow(
+                [_cell(comparison.title), _cell(c.label), c.settings, len(c.done), *cells, comparison.target, *counts]
+            )
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def _all(comparison: Comparison) -> list[Sheet]:
@@ -85,7 +93,7 @@ def as_markdown(comparisons: list[Comparison], tuning: Tuning | None, suite: Sui
     """Verdicts and tables as Markdown."""
 
     def escape(text: str) -> str:
-        return text.replace("|", "\\|")
+        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("|", "\\|"))
 
     def sheet(sheet: Sheet) -> Iterable[str]:
         yield from (f"### {sheet.title}", "", "| " + " | ".join(map(escape, sheet.columns)) + " |")
@@ -96,7 +104,7 @@ def as_markdown(comparisons: list[Comparison], tuning: Tuning | None, suite: Sui
     def code(commands: list[str]) -> list[str]:
         return [*(f"    {command}" for command in commands), ""] if commands else []
 
-    return _document(comparisons, tuning, suite, lambda title: f"## {title}", sheet, str, code)
+    return _document(comparisons, tuning, suite, lambda title: f"## {escape(title)}", sheet, escape, code)
 
 
 _TEX = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "<": r"$<$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

@@ -149,7 +149,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     elif record.untested:
         console.print(f"Not tested: {record.untested}.", highlight=False, markup=False, soft_wrap=True)
     if (command := command_of([record])) is not None:
-        console.print("How to run it again", style="bold")
+        console.print("How to run it again", style="bold", markup=False)
         console.print(command, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -190,7 +190,7 @@ def _experiment(config: dict[str, Any], record: Record) -> dict[str, Any]:
 
 
 def _console() -> Console:
-    return Console(width=None if Console().is_terminal else 160)
+    return Console(width=None if Console().is_terminal else 160, markup=False)
 
 
 def _percent(share: float | None) -> str:

@@ -22,7 +22,7 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     In this order: whoever reads only the head of what is printed finds the files whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 160, markup=False)
     try:
         written = write(comparisons, folder, tuning, suite)
     finally:  # a full disk costs no table

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.text import legible
 
 _Plan = TypeVar("_Plan")
 
@@ -36,7 +37,7 @@ def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
     if path.exists() and not path.is_file():  # a pipe might never end
         raise ValueError(f"{path}: not a regular file.")
     try:
-        content = json.loads(path.read_bytes())
+        content = _legible(json.loads(path.read_bytes()))
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -50,6 +51,15 @@ def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
     except (ValueError, ConfigError) as error:
         problem = " ".join(str(error).split())  # a key may have several lines
         raise ValueError(f"{path}: edited or damaged ({problem.removesuffix('.')}).") from None
+
+
+def _legible(value: Any) -> Any:
+    """The content of a file with all text, keys too, safe for a terminal."""
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, list):
+        return [_legible(each) for each in value]
+    return {legible(key): _legible(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def read_plan(path: Path, kind: type[_Plan], versions: tuple[int, ...]) -> _Plan | None:

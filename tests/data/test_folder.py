@@ -263,7 +263,7 @@ def test_the_cache_is_listed_and_cleared(tmp_path: Path, here_decoded: list[str]
         (str(root), 60, (4, 6, 1)),
     ]
     first, second = (entry.size for entry in cache.entries())
-    assert second - first == 60 * (24 - 12)
+    assert abs(second - first - 60 * (24 - 12)) < 20  # of bytes; about.json differs by some digits
     total = cache.size()
     assert total > first + second
     with cache.FileLock(next(cache.place().glob("*-own-rgb.lock"))):

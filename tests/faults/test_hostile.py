@@ -1,0 +1,282 @@
+"""Hostile input: archives, images, caches, checkpoints, names and records that somebody else made."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import record, write_images
+from made_records import made, write
+from PIL import Image
+
+from cnnbench.config.schema import Data
+from cnnbench.data import cache, images
+from cnnbench.data.archives import _ArraysOnly
+from cnnbench.errors import ConfigError
+
+ESCAPE = "\x1b[2J\x1b]0;title\x07"
+
+
+# --- archives
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def unpickled(content: bytes) -> Any:
+    import io
+
+    return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+
+
+def test_arrays_of_bytes_are_read_whatever_numpy_wrote_them() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for protocol in (0, 2, 4):
+        content = pickle.dumps({"data": pixels, "labels": [1, 2], "names": ["a"]}, protocol)
+        for name in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+            if protocol < 4 or name == b"numpy._core.multiarray":  # protocol 4 counts the letters of a name
+                found = unpickled(content.replace(b"numpy._core.multiarray", name))
+                assert np.array_equal(found["data"].array, pixels)
+                assert (found["labels"], found["names"]) == ([1, 2], ["a"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Calls(os.system, "touch pwned")),
+        b"cnumpy.f2py.__main__\nndarray\n.",
+        b"cnumpy.testing\nrundocs\n.",
+        pickle.dumps(np.array([None, 1], dtype=object)),
+        pickle.dumps(np.zeros(2, dtype=[("a", "O")])),
+        pickle.dumps(np.zeros(2)),
+        pickle.dumps(np.dtype("O")),
+    ],
+    ids=["system", "module that runs", "another module", "objects", "structured objects", "floats", "dtype"],
+)
+def test_pickles_of_anything_else_are_refused(here: Path, content: bytes) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="it holds"):
+        unpickled(content)
+    assert not (here / "pwned").exists()
+
+
+# --- images
+
+
+def test_whatever_a_decoder_raises_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.png").write_bytes(b"x")
+    for error in (RuntimeError("a"), NotImplementedError(), struct_error(), IndexError(), SyntaxError("b")):
+
+        def broken(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Image, "open", broken)
+        with pytest.raises(ConfigError, match=r"a\.png: not a readable image"):
+            images.decode(Path("a.png"), None, False)
+
+
+def struct_error() -> Exception:
+    import struct
+
+    return struct.error("unpack requires a buffer of 4 bytes")
+
+
+def test_pipes_and_endless_links_are_left_out(command, here: Path) -> None:
+    write_images(here / "DIR", {"red": 10, "blue": 10})
+    first = record_of(command, "a")
+    os.mkfifo(here / "DIR" / "train" / "red" / "pipe.png")
+    (here / "DIR" / "train" / "red" / "again").symlink_to(".")
+    (here / "DIR" / "train" / "blue" / "up").symlink_to("../blue", target_is_directory=True)
+    assert record_of(command, "b")["data"]["fingerprint"] == first["data"]["fingerprint"]
+
+
+def record_of(command, name: str, words: str = "") -> dict[str, Any]:
+    result = command(f"data=folder data.root=DIR epochs=1 batch_size=4 name={name} {words}")
+    assert result.code == 0, result.err
+    return record(Path("runs") / name)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a" + ESCAPE, "a\tb", "a\udcff"], ids=["line", "escape", "tab", "bytes"])
+def test_a_class_whose_name_commands_the_terminal(command, here: Path, name: str) -> None:
+    write_images(here / "DIR", {"red": 6, name: 6})
+    result = command("data=folder data.root=DIR epochs=1")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "has a line break or a" in result.err
+    assert "\x1b" not in result.err
+
+
+def test_memory_is_estimated_before_it_is_taken(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "free_memory", lambda: 1e6)
+    result = command("data=digits data.image_size=100")
+    assert result.code == 2
+    # twice 1,797 grey images of 10,000 bytes, and three channels of one
+    assert "1,797 images of this size need 0.0 GB of memory, and 0.0 GB are free" in result.err
+    assert "must be a whole number from 1 to 10,000" in command("data=digits data.image_size=100000").err
+    assert command("data=digits data.image_size=10 --dry-run").code == 0
+
+
+# --- the cache
+
+
+def decoded(here: Path) -> Path:
+    (about,) = (here.parent / "cache").rglob("about.json")
+    return about.parent
+
+
+@pytest.mark.parametrize("how", ["zeroed", "truncated", "no about", "broken about", "path in about", "emptied"])
+def test_a_damaged_cache_is_decoded_again(command, here: Path, how: str) -> None:
+    write_images(here / "DIR", {"red": 10, "blue": 10})
+    first = record_of(command, "a")
+    folder = decoded(here)
+    pixels = (folder / "train.npy").read_bytes()
+    if how == "zeroed":
+        (folder / "train.npy").write_bytes(pixels[:128] + bytes(len(pixels) - 128))
+    elif how == "truncated":
+        (folder / "train.npy").write_bytes(pixels[:200])
+    elif how == "no about":
+        (folder / "about.json").unlink()
+    elif how == "broken about":
+        (folder / "about.json").write_text("{")
+    elif how == "path in about":
+        about = json.loads((folder / "about.json").read_text())
+        (folder / "about.json").write_text(json.dumps(about | {"fingerprint": "../../../x"}))
+    else:
+        (folder / "train.npy").unlink()
+    assert command("cache").code == 0
+    second = record_of(command, "b")
+    assert second["history"][0]["train_loss"] == first["history"][0]["train_loss"]
+    assert (decoded(here) / "train.npy").read_bytes() == pixels
+
+
+def test_decoding_says_when_a_process_was_killed(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(here / "DIR", {"red": 10, "blue": 10})
+    monkeypatch.setattr(cache, "_decode_some", dies)
+    result = command("data=folder data.root=DIR epochs=1")
+    assert (result.code, len(result.err.splitlines())) == (1, 2)  # the first says what is decoded
+    assert "a process that decodes images was killed" in result.err
+
+
+def dies(*_: object) -> None:
+    os._exit(9)
+
+
+def test_the_decoders_end_with_their_parent(here: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from cnnbench.data.cache import _end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    Path("parent.py").write_text(code)
+    worker = int(subprocess.run([sys.executable, "parent.py"], capture_output=True, text=True).stdout)
+    import time
+
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+# --- checkpoints
+
+
+FOREIGN: dict[str, Any] = {
+    "other keys": {"x": 1}, "a number": {"model": 3}, "other weights": {"model": {"x": torch.zeros(2)}}, "a list": [1],
+}  # fmt: skip
+
+
+def test_foreign_checkpoints(command, here: Path) -> None:
+    command("data=digits epochs=1")
+    (run,) = (path.parent for path in here.glob("runs/default/*/record.json"))
+    best, last = (torch.load(run / name, weights_only=True) for name in ("best.ckpt", "last.ckpt"))
+    Image.new("L", (8, 8)).save("x.png")
+    for content in (*FOREIGN.values(), {"model": {key: torch.zeros(1) for key in best["model"]}}):
+        torch.save(content, run / "best.ckpt")
+        result = command(f"predict {run} x.png")
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert "best.ckpt" in result.err
+    torch.save(best, run / "best.ckpt")
+    whole = record(here)
+    nested = last | {"lightning": {"state_dict": {"a": 1}}}
+    for content in ({"x": 1}, dict.fromkeys(last, 1), last | {"module": {"a": 1}}, nested):
+        (run / "record.json").write_text(json.dumps(whole | {"status": "interrupted", "test": None}))
+        torch.save(content, run / "last.ckpt")
+        result = command("data=digits epochs=1")
+        assert (result.code, record(here)["status"]) == (0, "done"), result.err
+        assert "resuming from the checkpoint before it" in result.err
+
+
+def test_a_class_in_a_record_is_checked_before_it_is_made(command, here: Path) -> None:
+    command("data=digits epochs=1")
+    (path,) = here.glob("runs/default/*/record.json")
+    found = json.loads(path.read_text())
+    for spec in ({"_target_": "os.system"}, {"_target_": "subprocess.Popen", "args": ["touch", "pwned"]}):
+        path.write_text(json.dumps(found | {"config": found["config"] | {"model": spec}}))
+        for words in (f"predict {path.parent} x.png", f"export {path.parent}"):
+            result = command(words)
+            assert (result.code, result.err.count("\n")) == (2, 1)
+            assert "must be a torch.nn.modules.module.Module" in result.err
+    assert not (here / "pwned").exists()
+
+
+# --- names and output
+
+
+def test_names_reach_no_output_as_commands(command, here: Path, no_figures: None) -> None:
+    runs = [made(f"optimizer=adam seed={seed}", (0.5, 0.7), 0.6) for seed in (0, 1)]
+    for run in runs:
+        run["data"]["classes"] = [f"<script>{ESCAPE}", "=HYPERLINK(1)"]
+        run["choices"]["optimizer"] = f"=cmd|<script>{ESCAPE}"
+        run["error"] = ESCAPE
+    folder = write(here / "mk[/b]", *runs)
+    for words in (f"list {folder}", f"show {next(folder.iterdir())}", f"compare {folder}"):
+        result = command(words)
+        assert result.code == 0, result.err
+        assert "\x1b[2J" not in result.out + result.err
+        assert "\x07" not in result.out + result.err
+    written = {
+        name: (folder / name).read_text()
+        for name in ("comparison.md", "comparison.csv", "comparison.tex", "report.html")
+    }
+    assert not any("\x1b" in text for text in written.values())
+    assert "<script>" not in written["comparison.md"] + written["report.html"].replace("<script>\n", "")
+    assert ",'=cmd" in written["comparison.csv"]
+
+
+def test_a_terminal_without_unicode(here: Path) -> None:
+    write(here / "runs", made("optimizer=adam seed=0", (0.5, 0.7), 0.6), made("optimizer=sgd seed=0", (0.3, 0.4), 0.3))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for words in (["compare", "runs"], ["list", "runs"]):
+        result = subprocess.run([sys.executable, "-m", "cnnbench", *words], capture_output=True, env=environment)
+        assert (result.returncode, result.stderr) == (0, b"")
+    shutil.rmtree(here / "runs")
+
+
+@pytest.mark.parametrize(
+    "words", ["optimizer.eps=inf", "scheduler=step scheduler.gamma=nan", "optimizer.betas=[0.9,inf]"]
+)
+def test_numbers_that_no_record_can_hold(command, here: Path, words: str) -> None:
+    result = command(f"data=digits epochs=1 {words}")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "must be a finite number" in result.err
+    assert list(here.iterdir()) == []
+
+
+def test_the_data_of_digits_is_as_before() -> None:
+    assert images.load(Data(_target_="cnnbench.data.images.digits")).fingerprint == "5211cc2b3c35484a"
