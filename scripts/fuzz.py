@@ -18,6 +18,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,10 @@ from cnnbench.data import archives, images
 from cnnbench.errors import CnnbenchError
 from cnnbench.results import records
 
-VALUES = [
-    "0",
-    "1",
-    "-1",
-    "0.5",
-    "1e-3",
-    "1e400",
-    "nan",
-    "inf",
-    "-inf",
-    "null",
-    "true",
-    "abc",
-    "[1,2]",
-    "[nan]",
-    "{a:1}",
-]
-VALUES += ["a,b", "''", "é", "\x1b[2J", "1" + "0" * 400, "x" * 300, "../../x", "~", "${oc.env:HOME}", "\udcff"]
+VALUES = (
+    ["0", "1", "-1", "0.5", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "abc", "[1,2]", "[nan]", "{a:1}", "a,b", "''", "é", "../../x", "~", "${oc.env:HOME}"]
+    + ["\x1b[2J", "1" + "0" * 400, "x" * 300, "\udcff"]
+)  # fmt: skip
 KEYS = [
     "lr",
     "epochs",
@@ -61,9 +48,12 @@ KEYS = [
     "select",
     "test",
     "workers",
-]
-KEYS += ["optimizer.lr", "optimizer.eps", "optimizer.betas", "optimizer._target_", "model._target_", "model.dense"]
-KEYS += [
+    "optimizer.lr",
+    "optimizer.eps",
+    "optimizer.betas",
+    "optimizer._target_",
+    "model._target_",
+    "model.dense",
     "model.dropout",
     "model.init_from",
     "model.freeze",
@@ -71,10 +61,28 @@ KEYS += [
     "data.limit",
     "data.val",
     "data.image_size",
+    "data.val_fraction",
+    "data.root",
+    "augment.crop",
+    "augment.cutout",
+    "regularizer.l2",
+    "scheduler.gamma",
+    "hardware.threads",
+    "hardware.precision",
+    "update.max_step",
+    "stop.patience",
+    "average.decay",
+    "loss.name",
+    "hydra",
+    "hydra/launcher",
+    "hydra.mode",
+    "claims",
+    "ladder",
+    "nonsense",
+    "evaluation.tta",
+    "checkpoint.every",
 ]
-KEYS += ["data.val_fraction", "data.root", "augment.crop", "augment.cutout", "regularizer.l2", "scheduler.gamma"]
-KEYS += ["hardware.threads", "hardware.precision", "update.max_step", "stop.patience", "average.decay", "loss.name"]
-KEYS += ["hydra", "hydra/launcher", "hydra.mode", "claims", "ladder", "nonsense", "evaluation.tta", "checkpoint.every"]
+FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "DDS", "PCX", "SGI", "AVIF", "JPEG2000"]
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -140,7 +148,7 @@ def word_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[by
         words += [f"{rng.choice(['', '', '+', '++', '~'])}{rng.choice(KEYS)}={rng.choice(VALUES)}" for _ in range(2)]
         words.append(rng.choice(["--cfg", "--cfg", "--dry-run"]))
         words += ["job"] if words[-1] == "--cfg" else []
-        yield " ".join(words).encode("utf-8", "surrogateescape"), lambda words=words: run_main(words)
+        yield " ".join(words).encode("utf-8", "surrogateescape"), partial(run_main, words)
 
 
 def yaml_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[bytes, Callable[[], object]]]:
@@ -153,7 +161,7 @@ def yaml_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[by
         target.parent.mkdir(parents=True, exist_ok=True)
         content = mutated(source.read_bytes(), rng)
         target.write_bytes(content)
-        yield content, lambda group=group: run_main(f"--config-dir mine {group}=mutant --cfg job")
+        yield content, partial(run_main, f"--config-dir mine {group}=mutant --cfg job")
         target.unlink()
 
 
@@ -181,8 +189,8 @@ def image_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[b
     ):
         content = io.BytesIO()
         with contextlib.suppress(OSError, KeyError, ValueError):
-            picture.save(content, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
-            wholes[kind] = content.getvalue()
+            picture.save(file, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
+            wholes[kind] = file.getvalue()
     target = here / "mutant.png"
     for _ in range(count):
         content = mutated(wholes[rng.choice(sorted(wholes))], rng)
@@ -202,7 +210,7 @@ def archive_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple
 
     for _ in range(count):
         content = mutated(rng.choice(wholes), rng)
-        yield content, lambda content=content: read(content)
+        yield content, partial(read, content)
 
 
 def checkpoint_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[bytes, Callable[[], object]]]:
