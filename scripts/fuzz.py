@@ -31,56 +31,17 @@ from cnnbench.data import archives, images
 from cnnbench.errors import CnnbenchError
 from cnnbench.results import records
 
-VALUES = (
-    ["0", "1", "-1", "0.5", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "abc", "[1,2]", "[nan]", "{a:1}", "a,b", "''", "é", "../../x", "~", "${oc.env:HOME}"]
-    + ["\x1b[2J", "1" + "0" * 400, "x" * 300, "\udcff"]
-)  # fmt: skip
+VALUES = [
+    *("0", "1", "-1", "0.5", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "abc", "[1,2]", "[nan]", "{a:1}"),
+    *("a,b", "''", "é", "../../x", "~", "${oc.env:HOME}", "\x1b[2J", "1" + "0" * 400, "x" * 300, "\udcff"),
+]
 KEYS = [
-    "lr",
-    "epochs",
-    "batch_size",
-    "clip",
-    "seed",
-    "seeds",
-    "name",
-    "runs_dir",
-    "margin",
-    "select",
-    "test",
-    "workers",
-    "optimizer.lr",
-    "optimizer.eps",
-    "optimizer.betas",
-    "optimizer._target_",
-    "model._target_",
-    "model.dense",
-    "model.dropout",
-    "model.init_from",
-    "model.freeze",
-    "model.widths",
-    "data.limit",
-    "data.val",
-    "data.image_size",
-    "data.val_fraction",
-    "data.root",
-    "augment.crop",
-    "augment.cutout",
-    "regularizer.l2",
-    "scheduler.gamma",
-    "hardware.threads",
-    "hardware.precision",
-    "update.max_step",
-    "stop.patience",
-    "average.decay",
-    "loss.name",
-    "hydra",
-    "hydra/launcher",
-    "hydra.mode",
-    "claims",
-    "ladder",
-    "nonsense",
-    "evaluation.tta",
-    "checkpoint.every",
+    *("lr", "epochs", "batch_size", "clip", "seed", "seeds", "name", "runs_dir", "margin", "select", "test", "workers"),
+    *("optimizer.lr", "optimizer.eps", "optimizer.betas", "optimizer._target_", "model._target_", "model.dense"),
+    *("model.dropout", "model.init_from", "model.freeze", "model.widths", "data.limit", "data.val", "data.image_size"),
+    *("data.val_fraction", "data.root", "augment.crop", "augment.cutout", "regularizer.l2", "scheduler.gamma"),
+    *("hardware.threads", "hardware.precision", "update.max_step", "stop.patience", "average.decay", "loss.name"),
+    *("hydra", "hydra/launcher", "hydra.mode", "claims", "ladder", "nonsense", "evaluation.tta", "checkpoint.every"),
 ]
 FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "DDS", "PCX", "SGI", "AVIF", "JPEG2000"]
 
