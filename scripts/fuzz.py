@@ -148,7 +148,7 @@ def image_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[b
         "AVIF",
         "JPEG2000",
     ):
-        content = io.BytesIO()
+        file = io.BytesIO()
         with contextlib.suppress(OSError, KeyError, ValueError):
             picture.save(file, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
             wholes[kind] = file.getvalue()
