@@ -4,6 +4,7 @@ Slow modules are imported only after the words have been checked.
 """
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -129,10 +130,12 @@ def bundle(words: list[str]) -> int:
     if options.cfg:
         print(as_yaml({"folder": rest[0], "out": str(out)}), end="")
         return 0
+    from cnnbench.analysis import ladder, sequential, tuning
     from cnnbench.results import bundles
 
-    count = bundles.write(folder, out)
-    print(f"{out}: {count:,} records, {out.stat().st_size / 1000:,.0f} kB. Compare them with: cnnbench compare {out}")
+    count = bundles.write(folder, out, (ladder.FILE, sequential.FILE, tuning.FILE))
+    command = shlex.join(["cnnbench", "compare", str(out)])
+    print(f"{out}: {count:,} records, {out.stat().st_size / 1000:,.0f} kB. Compare them with: {command}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ def runs(here: Path, no_figures: None) -> Path:
     folder = write(here / "runs" / "mine", *(made(f"optimizer={o} seed={s}") for o in ("adam", "sgd") for s in (0, 1)))
     run = next(folder.iterdir())
     (run / "best.ckpt").write_bytes(b"weights")
+    (run / "wandb-metadata.json").write_text('{"host": "mine"}')
     (run / ".old" / "1").mkdir(parents=True)
     (run / ".old" / "1" / "record.json").write_text("old")
     return folder
@@ -40,7 +42,9 @@ def test_a_bundle_is_compared_as_its_folder(command, here: Path, runs: Path, nam
     assert "adam-" in page
     assert 'record.json"' not in page  # no link to what was unpacked for a moment
     with bundles.unpack(Path(name)) as folder:
-        assert len(list(folder.rglob("*"))) == 8  # four folders with a record each; no weights, nothing set aside
+        assert (
+            len(list(folder.rglob("*"))) == 8
+        )  # four folders with a record each; no weights, no logs, nothing set aside
 
 
 def archive(path: Path, contents: dict[str, bytes], links: dict[str, str] | None = None) -> None:
@@ -91,6 +95,18 @@ def test_other_attacks(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "manifest.json is damaged" in says({"manifest.json": b"[" * 100_000, "run/record.json": RECORD})
     monkeypatch.setattr(bundles, "_MOST_BYTES", 1 << 20)
     assert "over 200,000 files, or over 1 MB" in says({"a.json": b" " * (1 << 20), "b.json": b" "})
+    with lzma.open(here / "a.tar.xz", "wb") as file:  # a header that would be read into memory as a whole
+        entry = tarfile.TarInfo("header")
+        entry.size, entry.type = 1 << 40, tarfile.XHDTYPE
+        file.write(entry.tobuf() + bytes(1 << 21))
+    assert "over 1 MB" in command("compare a.tar.xz").err
+    assert "can't be unpacked" in says({"a.json": b"{}", "a.json/b.json": b"{}"})
+    with zipfile.ZipFile(here / "b.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("run/record.json", RECORD)
+    content = bytearray((here / "b.zip").read_bytes())
+    content[60:200] = bytes(140)
+    (here / "b.zip").write_bytes(content)
+    assert "is damaged, or no ZIP file" in command("compare b.zip").err
     (here / "b.zip").write_bytes(b"PK\x03\x04 nonsense")
     assert "is damaged, or no ZIP file" in command("compare b.zip").err
     (here / "c.tar.xz").write_bytes((here / "a.tar.xz").read_bytes()[:50])
@@ -101,5 +117,9 @@ def test_other_attacks(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_can_not_be_bundled(command, here: Path, runs: Path) -> None:
     assert "must end in .tar.xz or .zip" in command("bundle runs/mine out=a.tgz").err
     (here / "empty").mkdir()
+    (here / "photos.zip").write_bytes(b"photos")
+    with zipfile.ZipFile(here / "photos.zip", "w") as file:
+        file.writestr("a/record.json", "{}")
+    assert "is there already, and is no bundle" in command("bundle runs/mine out=photos.zip").err
     assert "no records there" in command("bundle empty").err
     assert "there is no such folder" in command("bundle nothing").err
