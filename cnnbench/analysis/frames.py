@@ -313,7 +313,7 @@ def _runs(table: _Table, rows: pl.DataFrame, label: str) -> list[Reported]:
         epochs = measured[table.epoch].cast(pl.Int64).to_list() if table.epoch else [0] * len(measured)
         curve = sorted(dict(zip(epochs, measured[metric].to_list(), strict=True)).items())  # of several the last one
         status = "interrupted" if not curve else "done" if math.isfinite(curve[-1][1]) else "diverged"
-        number = int(seed) if table.seed and rows[table.seed].dtype.is_integer() else i
+        number = int(seed) if seed is not None and table.seed and rows[table.seed].dtype.is_integer() else i
         found.append(Reported(number, table.metric, status, curve, _short(seed)))
     name, times = Counter(run.name for run in found).most_common(1)[0]
     if times > 1:

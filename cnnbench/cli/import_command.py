@@ -1,5 +1,6 @@
 """The command `import`: what another program has logged, as a file that `compare` reads."""
 
+import shlex
 from pathlib import Path
 
 from cnnbench.cli.arguments import command_parser, settings_of
@@ -31,11 +32,19 @@ def import_results(words: list[str]) -> int:
         return 0
     if "out" not in settings and out.exists():
         raise ConfigError(f"{out}: is there already. out={out} replaces it.")
+    if out.exists() and out.resolve() == Path(place).expanduser().resolve():
+        raise ConfigError(f"out={out}: is the file that is read. Take another name.")
     from cnnbench.results import importing
 
-    frame = importing.read(program, place, metrics)
-    importing.write(frame, out)
-    told = [c for c in frame.columns if c not in ("run", "epoch", "step")]
-    print(f"{out}: {frame['run'].n_unique():,} runs, {len(frame):,} rows; columns {', '.join(told)}")
-    print(f"Compare them with: cnnbench compare {out}" + (f" metric={metrics[0]}" if metrics else ""))
+    table = importing.read(program, place, metrics)
+    importing.write(table.frame, out)
+    varying = f"; {', '.join(table.varying)} varies" if len(table.varying) == 1 else ""
+    varying = f"; {', '.join(table.varying)} vary" if len(table.varying) > 1 else varying
+    size = f"{table.frame['run'].n_unique():,} runs, {len(table.frame):,} rows"
+    print(f"{out}: {size}; metrics {', '.join(table.metrics)}{varying}")
+    words = ["cnnbench", "compare", str(out)]
+    if table.contestants and "," not in "".join(table.contestants):
+        words.append(f"contestant={','.join(table.contestants)}")
+    words += [f"metric={metric}" for metric in metrics[:1]]
+    print(f"Compare them with: {shlex.join(words)}")
     return 0

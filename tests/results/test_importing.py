@@ -1,11 +1,16 @@
 """What other programs have logged, imported; and our results exported."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from made_records import made, write
+from polars.testing import assert_frame_equal
+
+from cnnbench.results import importing
 
 ACCURACIES = {("adam", 0): [0.5, 0.9], ("adam", 1): [0.6, 0.8], ("sgd", 0): [0.3, 0.4], ("sgd", 1): [0.2, math.nan]}
 
@@ -73,11 +78,183 @@ def test_one_table_from_all_programs(command, here: Path, no_figures: None, prog
     check("other.csv")
 
 
+PROJECT = """
+import sys, torch, pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+class Net(pl.LightningModule):
+    def __init__(self, optimizer: str, seed: int, layer: dict, betas: tuple = (0.9, 0.99)) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Linear(64, 10)
+    def training_step(self, batch, _):
+        self.log("train_loss", loss := cross_entropy(self.net(batch[0]), batch[1]), on_step=False, on_epoch=True)
+        return loss
+    def validation_step(self, batch, _):
+        self.log("val_acc", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+    def configure_optimizers(self):
+        return getattr(torch.optim, self.hparams.optimizer)(self.parameters(), lr=0.01)
+
+digits = load_digits()
+data = TensorDataset(torch.tensor(digits.data / 16).float(), torch.tensor(digits.target))
+LOGGERS = {
+    "lightning": lambda: CSVLogger("lightning", name=""), "tensorboard": lambda: TensorBoardLogger("tensorboard", name=""),
+    "mlflow": lambda: MLFlowLogger(tracking_uri="sqlite:///mlflow"),
+}
+for program in sys.argv[1:]:
+    for optimizer in ("SGD", "Adam", "RMSprop"):
+        for seed in range(3):
+            pl.seed_everything(seed)
+            train, val = random_split(data, [1500, 297])
+            trainer = pl.Trainer(
+                max_epochs=3, logger=LOGGERS[program](), callbacks=[LearningRateMonitor()], accelerator="cpu",
+                enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+            )
+            net = Net(optimizer, seed, {"width": 64})
+            trainer.fit(net, DataLoader(train, 64, shuffle=True), DataLoader(val, 297))
+"""
+"""A project that knows nothing of cnnbench."""
+
+
+@pytest.mark.slow
+def test_a_lightning_project_is_one_table_whatever_its_logger(command, here: Path, no_figures: None) -> None:
+    programs = ["lightning", "tensorboard"]
+    try:
+        import mlflow  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        programs.append("mlflow")
+    (here / "project.py").write_text(PROJECT)
+    subprocess.run([sys.executable, "project.py", *programs], check=True, capture_output=True)
+    columns = ["optimizer", "seed", "layer.width", "epoch", "val_acc", "train_loss", "lr-Adam"]
+    frames, shown = [], []
+    for program in programs:
+        says = command(f"import {program} {program}").out
+        assert f"{program}.parquet: 9 runs, 27 rows" in says
+        assert "; optimizer, seed vary\n" in says
+        frame = pl.read_parquet(f"{program}.parquet")
+        assert not {"hp_metric", "step", "layer/width"}.intersection(frame.columns)
+        frames.append(frame.select(columns).sort("optimizer", "seed", "epoch"))
+        means = frame.filter(epoch=2).group_by("optimizer").agg(pl.col("val_acc").mean())
+        result = command(says.splitlines()[-1].partition("cnnbench ")[2])
+        assert all(f"{100 * mean:.2f}% [" in result.out for mean in means["val_acc"])
+        shown.append(result.out.splitlines()[2:12])
+    for frame, table in zip(frames[1:], shown[1:], strict=True):
+        assert_frame_equal(frame, frames[0], rel_tol=1e-6)  # TensorBoard's numbers have 32 bits
+        assert table == shown[0]
+    assert frames[0]["lr-Adam"].drop_nulls().to_list() == pytest.approx([0.01] * 9)
+
+
+def events(folder: str, values: list[float], tag: str = "val_acc", **hyperparameters: object) -> Path:
+    """The event file of a run that logged these values."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+        for step, value in enumerate(values):
+            writer.add_scalar(tag, value, step)
+        if hyperparameters:
+            writer.add_hparams(hyperparameters, {"best": max(values)})
+    return next(Path(folder).glob("*tfevents*"))
+
+
+def test_the_name_of_a_run_tells_what_was_not_logged(command, here: Path, no_figures: None) -> None:
+    for name, value in (("adam", 0.75), ("sgd", 0.5)):
+        for seed in (0, 1):
+            events(f"logs/{name}_seed{seed}", [0.0, value])
+    command("import tensorboard logs")
+    frame = pl.read_parquet("logs.parquet")
+    assert set(frame.select("run", "name", "seed").rows()) == {
+        (f"{name}_seed{seed}", name, seed) for name in ("adam", "sgd") for seed in (0, 1)
+    }
+    assert "contestant=name; seed=seed" in " ".join(command("compare logs.parquet").out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("version_3", {}),
+        ("adam", {}),
+        ("adam_seed0/version_2", {"seed": 0, "name": "adam"}),
+        ("Seed-7", {"seed": 7}),
+        ("reseed1", {}),
+        ("resnet18-seed_12-big", {"seed": 12, "name": "resnet18-big"}),
+        ("lr=1e-3,optimizer=adam/seed=4", {"lr": 0.001, "optimizer": "adam", "seed": 4}),
+        ("weight_decay=0.1_lr=0.3", {"weight_decay": 0.1, "lr": 0.3}),
+        ("a nesterov=True", {"nesterov": True, "name": "a"}),
+    ],
+)
+def test_names_of_runs(name: str, told: dict[str, object]) -> None:
+    assert importing._told_by(name) == told
+
+
+def test_hyperparameters_of_torch_belong_to_their_run(command, here: Path) -> None:
+    for name in ("adam", "sgd"):
+        events(f"logs/{name}", [0.5, 0.75], optimizer=name, lr=0.5, seed=3)
+    command("import tensorboard logs metric=val_acc")
+    frame = pl.read_parquet("logs.parquet").sort("optimizer", "step")
+    assert frame["run"].to_list() == ["adam", "adam", "sgd", "sgd"]
+    assert frame.row(1, named=True) == {
+        "run": "adam", "optimizer": "adam", "lr": 0.5, "seed": 3, "step": 1, "val_acc": 0.75,
+    }  # fmt: skip
+
+
+def test_an_event_file_that_is_damaged_within(command, here: Path) -> None:
+    path = events("logs/a", [0.5] * 50)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    events("logs/b", [0.5] * 50)
+    result = command("import tensorboard logs")
+    assert result.code == 0
+    assert f"all after byte {1166:,} of {len(content):,} can't be read" in result.err
+    lengths = dict(pl.read_parquet("logs.parquet").group_by("run").len().rows())
+    assert (lengths["a"], lengths["b"]) == (24, 50)
+
+
+def test_a_hyperparameter_that_is_called_as_a_metric(command, here: Path) -> None:
+    (here / "logs" / "a").mkdir(parents=True)
+    (here / "logs" / "a" / "metrics.csv").write_text("epoch,step,lr,val_acc\n0,9,0.1,\n0,9,,0.5\n1,19,0.05,0.6\n")
+    (here / "logs" / "a" / "hparams.yaml").write_text(
+        "lr: 0.1\nbetas: !!python/tuple\n- 0.9\n- 0.99\nact: !!python/name:torch.nn.ReLU ''\n"
+    )
+    (here / "logs" / "b").mkdir()
+    (here / "logs" / "b" / "metrics.csv").write_text("epoch,step,train_loss\n0,9,1.5\n")
+    assert "left out: b: logged no lr and no val_acc" in command("import lightning logs metric=lr,val_acc").err
+    rows = pl.read_parquet("logs.parquet").rows(named=True)
+    common = {"run": "a", "hparams.lr": 0.1, "betas": "[0.9, 0.99]", "act": "torch.nn.ReLU"}
+    assert rows == [
+        common | {"epoch": 0, "lr": 0.1, "val_acc": 0.5},
+        common | {"epoch": 1, "lr": 0.05, "val_acc": 0.6},
+    ]  # fmt: skip
+
+
+def test_rows_of_one_epoch() -> None:
+    rows = [
+        {"step": 0, "lr": 0.1},
+        {"step": 9, "epoch": 0, "loss": 3.0},
+        {"step": 9, "epoch": 0, "loss": 2.0, "acc": math.inf},
+        {"step": 10, "lr": 0.2},
+        {"step": 19, "epoch": 1.0, "loss": 1.0},
+        {"step": 20, "lr": 0.3},
+    ]
+    assert importing._by_time(rows) == [
+        {"epoch": 0, "lr": 0.1, "loss": 2.0, "acc": math.inf},
+        {"epoch": 1, "lr": 0.3, "loss": 1.0},
+    ]
+    fractions = [{"step": 5, "epoch": 0.5, "loss": 1.0}, {"step": 6, "epoch": 0.6, "loss": 2.0}]
+    assert importing._by_time(fractions) == [{"step": 5, "loss": 1.0}, {"step": 6, "loss": 2.0}]
+
+
 def test_a_panel_of_weights_and_biases(command, here: Path) -> None:
     names = ["a-0", "a-1"]
     head = ",".join(["Step", *(f"{n} - val_acc{end}" for n in names for end in ("", "__MIN", "__MAX"))])
     Path("wb.csv").write_text(f"{head}\n0,0.1,0,1,0.2,0,1\n1,0.3,0,1,,,\n")
-    assert "wb.parquet: 2 runs, 3 rows; columns val_acc" in command("import wandb wb.csv").out
+    assert "wb.parquet: 2 runs, 3 rows; metrics val_acc\n" in command("import wandb wb.csv").out
     assert pl.read_parquet("wb.parquet").filter(run="a-0")["val_acc"].to_list() == [0.1, 0.3]
     Path("runs.csv").write_text("Name,lr,val_acc\na,0.1,0.5\n")
     assert "A table of runs needs no import: cnnbench compare runs.csv" in command("import wandb runs.csv").err
@@ -92,6 +269,8 @@ def test_a_broken_file_is_named_and_left_out(command, here: Path) -> None:
     assert "left out: " in result.err
     assert "bad/events.out.tfevents.1: no event can be read" in result.err
     check("logs.parquet")
+    (here / "panel.csv").write_text("Step,a - acc\n0,1\n")
+    assert "panel.csv: is the file that is read" in command("import wandb panel.csv out=panel.csv").err
     by_lightning(here / "csv")
     (here / "csv" / "logs" / "adam0" / "version_0" / "metrics.csv").write_bytes(b"\xff\xfe")
     result = command("import lightning csv")
