@@ -60,7 +60,9 @@ class Table:
 
     @property
     def contestants(self) -> list[str]:
-        """Those of them that are no seed."""
+        """Those of them that are no seed; `contestant` alone if there is such a column, as in what cnnbench exports."""
+        if "contestant" in self.varying:
+            return ["contestant"]
         return [name for name in self.varying if not _is_seed(name)]
 
 

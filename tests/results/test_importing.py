@@ -316,7 +316,8 @@ def test_our_results_in_other_programs(command, here: Path, no_figures: None, ki
     path = f"mine.{kind}"
     if kind == "mlflow":
         path = "back.csv"
-        assert command("import mlflow mine.mlflow.db out=back.csv").code == 0
+        says = command("import mlflow mine.mlflow.db out=back.csv").out
+        assert says.endswith("cnnbench compare back.csv contestant=contestant\n")
     frame = pl.read_parquet(path) if kind == "parquet" else pl.read_csv(path)
     assert frame["run"].n_unique() == 4
     adam = frame.filter(contestant="adam", seed=1).sort("epoch")
