@@ -29,6 +29,7 @@ from cnnbench.results.records import Record
 from cnnbench.runtime import collectives, files
 from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_memory
 from cnnbench.runtime.progress import Screen, Sweep
+from cnnbench.runtime.randomness import kept_generators
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
 from cnnbench.sweeps import extension
@@ -78,7 +79,8 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             for temporary in folder.glob(".*.*"):  # a killed process was writing it
                 temporary.unlink()
             _set_aside(folder, config)
-            return _Run(job, images, screen, folder).carry_out()
+            with kept_generators():
+                return _Run(job, images, screen, folder).carry_out()
         finally:
             screen.finish()
 
