@@ -47,7 +47,7 @@ class Interrupted(CnnbenchError):
 
 
 class ProcessLost(CnnbenchError):
-    """Another of the processes that train a run together is gone."""
+    """Another of the processes that a run needs is gone: one that trains with it, or reads its images."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

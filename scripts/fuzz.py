@@ -148,7 +148,7 @@ def image_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[b
         "AVIF",
         "JPEG2000",
     ):
-        content = io.BytesIO()
+        file = io.BytesIO()
         with contextlib.suppress(OSError, KeyError, ValueError):
             picture.save(file, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
             wholes[kind] = file.getvalue()
@@ -167,7 +167,7 @@ def archive_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple
 
     def read(content: bytes) -> None:
         with contextlib.suppress(Exception):  # cifar10() makes one line of it; a crash or code would show
-            archives._ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+            archives._unpickled(content)
 
     for _ in range(count):
         content = mutated(rng.choice(wholes), rng)

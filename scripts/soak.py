@@ -1,14 +1,18 @@
 """Kills a sweep with SIGKILL again and again, at random moments and amid checkpoint writes, and resumes it.
 
 The sweep uses everything that has a state: accumulated gradients, dropout, random augmentation, a schedule, early
-stopping. In the end each record must equal that of the same run without kills, except for times, and no finished run
-may have been changed.
+stopping. `--kind` takes another one: two workers, a tuning, a search, averaged weights. Killed is the process that was
+started, one of its workers, or all of them at once. In the end each record must equal that of the same run without
+kills, except for times, no finished run may have been changed, and none may have failed.
 
     python scripts/soak.py --kills 50
+    python scripts/soak.py --kills 20 --kind workers
 """
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,17 +22,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-SWEEP = (
-    "-m data=digits data.limit=600 data.image_size=12 epochs=6 batch_size=40 model.dropout=0.3 model.batch_norm=true "
-    "augment=document update=cag update.accumulate=3 scheduler=cosine stop=early stop.patience=3 checkpoint.every=4 "
-    "optimizer=adam,momentum seed=0,1"
-)
+_RUN = "data=digits data.limit=600 data.image_size=12 batch_size=40 model.dropout=0.3 checkpoint.every=4"
+KINDS = {
+    "sweep": f"-m {_RUN} model.batch_norm=true epochs=6 augment=document update=cag update.accumulate=3 "
+    "scheduler=cosine stop=early stop.patience=3 optimizer=adam,momentum seed=0,1",
+    "workers": f"-m {_RUN} epochs=20 augment=flip_crop optimizer=adam,muon seed=0,1 workers=2",
+    "tune": f"tune {_RUN} epochs=6 optimizer=adam,sgd trials=3 seeds=1 workers=2",
+    "search": f"-m {_RUN} epochs=3 search=joint search.epochs=6 seed=0,1",
+    "averages": f"-m {_RUN} epochs=8 average=ema,swa,lookahead data.in_memory=false seed=0",
+}
+"""The commands that are killed."""
 
 
-def start(runs: Path, name: str) -> subprocess.Popen[str]:
-    """Starts the sweep in a process of its own."""
-    command = [sys.executable, "-m", "cnnbench", *SWEEP.split(), f"runs_dir={runs}", f"name={name}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(kind: str, runs: Path, name: str) -> subprocess.Popen[str]:
+    """Starts the sweep in a group of processes of its own."""
+    command = [sys.executable, "-m", "cnnbench", *KINDS[kind].split(), f"runs_dir={runs}", f"name={name}"]
+    log = (runs / "log").open("w")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def children(process: int) -> list[int]:
+    """All processes that a process has started, and theirs."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = parents.get(process, [])
+    return [*found, *(each for child in found for each in children(child))]
 
 
 def kill(process: subprocess.Popen[str], folder: Path, amid_write: bool, rng: random.Random) -> str | None:
@@ -48,15 +69,29 @@ def kill(process: subprocess.Popen[str], folder: Path, amid_write: bool, rng: ra
             break
         if not amid_write:
             time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return how if process.returncode == -signal.SIGKILL else None
+    workers = children(process.pid)
+    victim = rng.choice(["process", "group", "worker"] if workers else ["process"])
+    if victim == "worker":
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        process.wait()
+    elif victim == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    else:
+        process.kill()
+        process.wait()
+    if victim != "worker" and process.returncode != -signal.SIGKILL:
+        return None
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):  # orphans end their batch and save their state
+        time.sleep(0.05)
+    return how if victim == "process" else f"{how}, {victim}"
 
 
 def snapshot(folder: Path) -> list[tuple[str, int]]:
     """The files that the sweep has written so far, with their times of change."""
     files = []
-    for path in folder.glob("*/*"):
+    for path in folder.rglob("*"):
         try:
             files.append((str(path), path.stat().st_mtime_ns))
         except FileNotFoundError:  # renamed meanwhile
@@ -66,17 +101,21 @@ def snapshot(folder: Path) -> list[tuple[str, int]]:
 
 def finished(folder: Path) -> dict[Path, bytes]:
     """The contents of all records with status `done`."""
-    contents = {path: path.read_bytes() for path in folder.glob("*/record.json")}
+    contents = {path: path.read_bytes() for path in folder.rglob("record.json")}
     return {path: content for path, content in contents.items() if json.loads(content)["status"] == "done"}
 
 
 def results(folder: Path) -> dict[str, Any]:
     """All records by run id, without what may differ: times, paths and the commit."""
     records = {}
-    for path in folder.glob("*/record.json"):
+    for path in folder.rglob("record.json"):
         record = json.loads(path.read_bytes())
         for row in record["history"]:
             del row["seconds"], row["images_per_second"]
+        for row in (record["search"] or {}).get("history", []):
+            del row["seconds"]
+        if record["search"]:
+            del record["search"]["seconds"]
         record["environment"].pop("git_commit", None)  # somebody may commit meanwhile
         del record["config"]["name"], record["config"]["runs_dir"], record["overrides"]
         records[record["run_id"]] = record
@@ -88,26 +127,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=KINDS, default="sweep")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     kills: dict[str, int] = {}
     sweeps = compared = differences = touched = left = 0
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
-        whole = start(runs, "whole")
-        print(whole.communicate()[0])
-        assert whole.returncode == 0
+        kind = options.kind
+        assert start(kind, runs, "whole").wait() == 0, (runs / "log").read_text()
         expected = results(runs / "whole")
         while sum(kills.values()) < options.kills:
             name = f"sweep{sweeps}"
             while True:
                 done = finished(runs / name)
-                process = start(runs, name)
+                process = start(kind, runs, name)
                 how = None
                 if sum(kills.values()) < options.kills:
                     how = kill(process, runs / name, amid_write=rng.random() < 0.5, rng=rng)
-                if how is None:
-                    output = process.communicate()[0]
+                process.wait()
                 touched += sum(path.read_bytes() != content for path, content in done.items())
                 if how is None:
                     break
@@ -115,12 +153,12 @@ def main() -> int:
                 print(f"kill {sum(kills.values())}: {how}; {len(finished(runs / name))} of {len(expected)} runs done")
             sweeps += 1
             if process.returncode != 0:
-                print(output)
+                print((runs / "log").read_text())
                 return 1
             records = results(runs / name)
             compared += len(records)
             differences += sum(records.get(key) != record for key, record in expected.items())
-            left += len(list((runs / name).glob("*/.*.ckpt.*")))
+            left += len(list((runs / name).rglob(".*.ckpt.*")))
     ways = ", ".join(f"{count} {how}" for how, count in sorted(kills.items()))
     print(f"{sum(kills.values())} kills survived ({ways}) in {sweeps} sweeps")
     print(f"{compared} records compared with those of the unkilled sweep, differences: {differences or 'none'}")

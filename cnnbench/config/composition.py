@@ -438,7 +438,7 @@ def _check_hydra(word: str, override: Override) -> None:
     several = override.is_sweep_override() or (isinstance(override.value(), list) and key == "hydra/launcher")
     if several and not key.startswith("hydra.sweeper"):
         raise ConfigError(f"{word}: takes one value.")
-    if key == "hydra.mode" and override.value() not in RunMode.__members__:
+    if key == "hydra.mode" and str(override.value()) not in RunMode.__members__:
         raise ConfigError(f"{word}: must be {' or '.join(RunMode.__members__)}.")
 
 

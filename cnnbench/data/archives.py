@@ -9,9 +9,11 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import io
 import math
 import os
 import pickle
+import pickletools
 import tarfile
 import urllib.request
 import zlib
@@ -204,8 +206,20 @@ def _pickles(archive: Path, members: set[str]) -> dict[str, Any]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.name in members and (file := tar.extractfile(member)) is not None:
-                contents[member.name] = _ArraysOnly(file, encoding="latin1").load()
+                contents[member.name] = _unpickled(file.read())
     return contents
+
+
+def _unpickled(content: bytes) -> Any:
+    """Arrays of bytes and plain containers from a pickle.
+
+    Raises:
+        UnpicklingError: it holds anything else, or would take much more memory than it has bytes.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):  # the table of objects grows so far
+            raise pickle.UnpicklingError("it holds more objects than bytes")
+    return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
 
 
 class _Bytes:

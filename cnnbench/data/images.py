@@ -194,8 +194,6 @@ def decode(path: Path, image_size: Size, grayscale: bool) -> Bytes:
             return _fit(ImageOps.exif_transpose(file), image_size, grayscale)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such image.") from None
-    except MemoryError:
-        raise
     except Exception:  # on damaged files Pillow's decoders raise anything
         raise ConfigError(f"{path}: not a readable image.") from None
 

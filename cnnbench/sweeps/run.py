@@ -185,6 +185,8 @@ class _Run:
             except BaseException as error:
                 if isinstance(error, ProcessLost | KeyboardInterrupt) or files.is_disk_failure(error):
                     raise
+                if "DataLoader worker" in str(error) and not received:  # torch has no exception class of its own for it
+                    raise ProcessLost("a process that reads its images is gone") from error
                 if not received:  # SystemExit too: a signal is only noted here, so it is raised by the user's class
                     self.result.status, self.result.error = "failed", self._explain(error)
         self.save()

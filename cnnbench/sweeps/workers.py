@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cnnbench.config.composition import Job
 from cnnbench.data.images import ImageSet
-from cnnbench.errors import Busy, Interrupted
+from cnnbench.errors import Busy, Interrupted, ProcessLost
 from cnnbench.runtime.progress import Line, Sweep
 
 Task = tuple[Job, ImageSet]
@@ -71,7 +71,8 @@ class Ended:
     exit_code: int
     """0 after any result; 130 or 143 if interrupted; -N if killed by signal N."""
     reason: str = ""
-    """`busy` if another process has the run, `disk` if the disk failed, `interrupted` by a signal, else empty."""
+    """`busy` if another process has the run, `disk` if the disk failed, `interrupted` by a signal, `lost` if a process
+    that it needs was killed, else empty."""
     message: str = ""
     """The error that goes with the reason or the exit code."""
 
@@ -139,7 +140,7 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
                         free.append(worker.line)
                         yield Ended(worker.task, worker.process.exitcode or 0, worker.reason, worker.message)
                     else:
-                        if method in ("busy", "disk", "interrupted"):
+                        if method in ("busy", "disk", "interrupted", "lost"):
                             worker.reason, (worker.message,) = method, values
                         else:
                             getattr(worker.line, method)(*values)
@@ -223,6 +224,9 @@ def _work(job: Job, shared: _Images, pipe: Any, threads: int, visible: bool) -> 
         pipe.send(("busy", str(busy)))
     except OSError as error:
         pipe.send(("disk", str(error)))
+    except ProcessLost as lost:
+        pipe.send(("lost", str(lost)))
+        sys.exit(1)
     except Interrupted as interrupted:
         pipe.send(("interrupted", str(interrupted)))
         sys.exit(interrupted.exit_code)

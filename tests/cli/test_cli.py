@@ -205,6 +205,7 @@ def test_help_shows_groups_options_and_examples(command) -> None:
         ("hydra/launcher=slrm", ["hydra/launcher=slrm"]),
         ("hydra.launcher.partition=x", ["hydra.launcher.partition", "hydra/launcher=submitit_local"]),
         ("hydra.mode=FOO", ["hydra.mode=FOO", "RUN or MULTIRUN"]),
+        ("hydra.mode={a:1}", ["hydra.mode={a:1}", "RUN or MULTIRUN"]),
         ("hydra.sweeper.params.seed='0,1'", ["seed=0,1", "add -m"]),
         ("-m hydra.sweeper.params.sed='0,1'", ["sed=0,1", "Did you mean 'seed'?"]),
         ("-m hydra.sweeper.params={seed:1}", ["hydra.sweeper.params", "nothing reads this"]),

@@ -116,3 +116,18 @@ def test_without_a_home_directory_a_tilde_is_one_line(command, here: Path, monke
     result = command("list ~/runs")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "Set HOME" in result.err
+
+
+def test_a_killed_reader_of_images_costs_no_run(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+
+    words = "data=digits epochs=2 data.in_memory=false"
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnbench.data.datamodule._OnDisk.__getitem__", killed)
+        patch.setattr("os.cpu_count", lambda: 1)  # no workers, so that this process raises it
+        result = command(words)
+    assert result.code == 1
+    assert "a process that reads its images is gone" in result.err
+    assert record(here)["status"] == "interrupted"
+    assert command(words).code == 0

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnbench.config.schema import Data
 from cnnbench.data import cache, images
-from cnnbench.data.archives import _ArraysOnly
+from cnnbench.data.archives import _unpickled as unpickled
 from cnnbench.errors import ConfigError
 
 ESCAPE = "\x1b[2J\x1b]0;title\x07"
@@ -33,12 +33,6 @@ class Calls:
 
     def __reduce__(self) -> Any:
         return self.reduced
-
-
-def unpickled(content: bytes) -> Any:
-    import io
-
-    return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
 
 
 def test_arrays_of_bytes_are_read_whatever_numpy_wrote_them() -> None:
@@ -62,8 +56,9 @@ def test_arrays_of_bytes_are_read_whatever_numpy_wrote_them() -> None:
         pickle.dumps(np.zeros(2, dtype=[("a", "O")])),
         pickle.dumps(np.zeros(2)),
         pickle.dumps(np.dtype("O")),
+        b"\x80\x02]r\xff\xff\xff\x0f.",  # object number 268,435,455 of a table
     ],
-    ids=["system", "module that runs", "another module", "objects", "structured objects", "floats", "dtype"],
+    ids=["system", "module that runs", "another module", "objects", "structured", "floats", "dtype", "memory"],
 )
 def test_pickles_of_anything_else_are_refused(here: Path, content: bytes) -> None:
     with pytest.raises(pickle.UnpicklingError, match="it holds"):
