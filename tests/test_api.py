@@ -250,27 +250,32 @@ def test_bars_and_interrupts_in_a_notebook(here: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    # The kernel's own signals, to itself: two within a training that would last for minutes.
+    # The kernel interrupts itself, first in a training that would last for minutes, then twice.
     cells = [
         "import numpy, os, pathlib, signal, threading, time, cnnbench\n"
         "numpy.random.seed(7)\n"
         "def press():\n"
         "    while not list(pathlib.Path('runs').glob('*/*/last.ckpt')): time.sleep(0.05)\n"
-        "    for _ in range(2): os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
         "threading.Thread(target=press, daemon=True).start()\n"
         "try: cnnbench.train('data=digits', epochs=5000)\n"
         "except KeyboardInterrupt: print('stopped')",
         "print(numpy.random.rand() == numpy.random.RandomState(7).rand(), signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)",
+        "from cnnbench.runtime.signals import collected_signals\n"
+        "with collected_signals() as received:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1)\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10)\n"
+        "    except KeyboardInterrupt: print(received)",
         "from cnnbench.runtime import progress\n"
-        "with progress.Sweep(2, 6) as sweep:\n"
-        "    line = sweep.line(); line.start('adam, seed 0', 3)\n"
-        "    line.step(1.5, 0.25, 0.9, 1000.0)\n"
-        "    shown = str(sweep.progress._repr_mimebundle_([], [])['text/plain'])\n"
-        "print('adam, seed 0' in shown, '50%' in shown)",
+        "def begun():\n"
+        "    sweep = progress.Sweep(2, 6).__enter__()\n"
+        "    line = sweep.line(); line.start('adam, seed 0', 3); line.step(1.5, 0.25, 0.9, 1000.0)\n"
+        "    return sweep\n"
+        "begun(); begun().__exit__()",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(here)}}).execute()
-    stopped, state, bars = (
+    stopped, state, twice, _ = (
         "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
         for cell in notebook.cells
     )
@@ -278,4 +283,7 @@ def test_bars_and_interrupts_in_a_notebook(here: Path) -> None:
     (record,) = here.glob("runs/*/*/record.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
     assert state == "True True\n"
-    assert bars == "True True\n"
+    assert twice == "[2]\n"
+    going_on, ended = (output.data["text/plain"] for output in notebook.cells[3].outputs)
+    assert re.search(r"adam, seed 0.* 50%.*epoch 2/3 loss 0.250", re.sub(r"\x1b\[[\d;]*m", "", going_on))
+    assert ended == ""
