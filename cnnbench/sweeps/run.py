@@ -183,11 +183,12 @@ class _Run:
             except Diverged as error:
                 self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
-                if isinstance(error, ProcessLost | KeyboardInterrupt) or files.is_disk_failure(error):
+                ours = received or isinstance(error, Exception | SystemExit)  # a user's class may call exit()
+                if isinstance(error, ProcessLost) or files.is_disk_failure(error) or not ours:
                     raise
                 if "DataLoader worker" in str(error) and not received:  # torch has no exception class of its own for it
                     raise ProcessLost("a process that reads its images is gone") from error
-                if not received:  # SystemExit too: a signal is only noted here, so it is raised by the user's class
+                if not received:
                     self.result.status, self.result.error = "failed", self._explain(error)
         self.save()
         if received:
