@@ -6,7 +6,7 @@ The configs, checks, records and errors are those of the commands. Public names 
 import base64
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -17,12 +17,13 @@ from markupsafe import Markup
 
 from cnnbench.analysis import comparison as tables
 from cnnbench.analysis.contestants import measures
-from cnnbench.analysis.grouping import compare as group
 from cnnbench.analysis.grouping import shortest_labels
 from cnnbench.analysis.suite import Suite
-from cnnbench.analysis.tuning import Order, contestants
+from cnnbench.analysis.tuning import contestants
 from cnnbench.analysis.tuning_results import Tuning
-from cnnbench.config.composition import Composer, config_source
+from cnnbench.cli.compare_command import check_settings, is_table, margin_of, targets_of
+from cnnbench.cli.training_commands import order_of
+from cnnbench.config.composition import Composer, Job, config_source
 from cnnbench.errors import CnnbenchError, ConfigError
 from cnnbench.report.tables import Sheet, main_sheets, overall, winners
 from cnnbench.results.records import Record
@@ -125,6 +126,46 @@ class Runs(Sequence[Run]):
         if not self._tables:
             raise ConfigError(f"{self.folder}: nothing has been run yet that could be compared.")
         return Comparison(self._tables, self._tuning)
+
+    @property
+    def history(self) -> Any:
+        """A row for each epoch of each run: contestant, seed, and the losses, accuracies and times of the record.
+
+        A pandas DataFrame, or one of polars if pandas is not installed.
+        """
+        import polars
+
+        labels = shortest_labels([run.record for run in self])
+        rows = [
+            {"contestant": label, "seed": run.seed, **asdict(epoch)}
+            for label, run in zip(labels, self, strict=True)
+            for epoch in run.record.history
+        ]
+        return _frame(polars.DataFrame(rows, infer_schema_length=None))
+
+    @property
+    def trials(self) -> Any:
+        """A row for each trial of the tuning: contestant, tuning, trial, setting, status and best validation accuracy.
+
+        A DataFrame as that of `history`; one without rows where nothing was tuned.
+        """
+        import polars
+
+        rows = [
+            {
+                "contestant": entry.tuned.label,
+                "tuning": entry.tuned.tuning,
+                "trial": trial.number,
+                **trial.params,
+                "status": trial.status,
+                "val_acc": trial.val_acc,
+                "winner": trial is entry.winner,
+            }
+            for entry in (self._tuning.entries if self._tuning else [])
+            for trial in entry.trials
+        ]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return _frame(polars.DataFrame({name: [row.get(name) for row in rows] for name in names}, strict=False))
 
     def to_polars(self) -> "polars.DataFrame":
         """A row for each run: contestant, seed, status, its measures and its folder."""
@@ -283,6 +324,7 @@ def train(*words: str, config_dir: str | Path | None = None, **settings: Any) ->
         request = Request.of(composer, typed, multirun=False)
         if request.grows or sum(map(len, request.rungs)) > 1:
             raise ConfigError("train: these words are a sweep; call cnnbench.sweep.")
+        _check_processes(request.jobs)
         return Run(_ended(request.carry_out()).records[0])
 
 
@@ -298,7 +340,7 @@ def sweep(*words: str, config_dir: str | Path | None = None, **settings: Any) ->
     Args:
         *words: as typed after `cnnbench -m`: several values of a key are separated by commas.
         config_dir: a folder of your own YAML files, as `--config-dir`.
-        **settings: keys without dots, as Python values; those in a list, a tuple or a range are swept.
+        **settings: keys without dots, as Python values; those in a list, a range or an array are swept.
 
     Returns:
         The runs. Those that diverged or failed are among them.
@@ -309,7 +351,9 @@ def sweep(*words: str, config_dir: str | Path | None = None, **settings: Any) ->
     """
     typed = [*words, *(f"{key}={_swept(value)}" for key, value in settings.items())]
     with _config_source(config_dir) as composer:
-        return _runs(Request.of(composer, typed, multirun=True).carry_out())
+        request = Request.of(composer, typed, multirun=True)
+        _check_processes(request.jobs)
+        return _runs(request.carry_out())
 
 
 def tune(
@@ -338,7 +382,7 @@ def tune(
         sampler: `quasi_random`, `random`, `grid` or `tpe`.
         space: a file `space/NAME.yaml`; None takes the optimizer's own space.
         config_dir: a folder of your own YAML files, as `--config-dir`.
-        **settings: keys without dots, as Python values; those in a list, a tuple or a range are contestants.
+        **settings: keys without dots, as Python values; those in a list, a range or an array are contestants.
 
     Returns:
         The winners' runs; `compare()` of them has the tuning too.
@@ -350,9 +394,11 @@ def tune(
     from cnnbench.sweeps import tuning
 
     typed = [*words, *(f"{key}={_swept(value)}" for key, value in settings.items())]
-    order = Order(typed, trials=trials, seeds=seeds, tunings=tunings, sampler=sampler, space=space)
+    own = {"trials": trials, "seeds": seeds, "tunings": tunings, "sampler": sampler, "space": space}
+    order = order_of([*(f"{key}={value}" for key, value in own.items() if value is not None), *typed])
     with _config_source(config_dir) as composer:
         plan, jobs = contestants(composer, order)
+        _check_processes(jobs)
         engine = composer.engine(plan.words)
         prepare(jobs, engine)
         return _runs(tuning.tune(composer, plan, jobs, images_of(jobs), engine))
@@ -403,35 +449,48 @@ def compare(
     Raises:
         ConfigError: there is nothing to compare, or it can't be compared so.
     """
+    names = (contestant,) if isinstance(contestant, str) else tuple(contestant)
     if isinstance(what, str | Path):
         what = [what]
     if isinstance(what, Sequence) and not what:
         raise ConfigError("compare: there is nothing in this list.")
-    if isinstance(what, Runs) or (isinstance(what, Sequence) and what and all(isinstance(each, Run) for each in what)):
-        records = [run.record for run in what]
-        limit = None if margin is None else margin / 100
-        return Comparison(group(records, by, baseline, targets, apart, margin=limit, metric=metric or "acc"))
-    if isinstance(what, Sequence) and not any(_is_table(each) for each in what):
-        from cnnbench.analysis.loading import compare_folders
+    paths = [each for each in what if isinstance(each, str | Path)] if isinstance(what, Sequence) else []
+    of_table = not isinstance(what, Sequence) or any(is_table(str(path)) for path in paths)
+    given: dict[str, Any] = {"by": by, "apart": apart or None, "margin": margin, "target": ",".join(map(str, targets))}
+    given |= {"contestant": ",".join(names), "seed": seed, "epoch": epoch, "problem": problem, "higher": higher}
+    settings = {key: str(value) for key, value in given.items() if value not in (None, "")}
+    check_settings(settings, of_table)
+    targets, margin = targets_of(settings, of_table), margin_of(settings)
+    if not of_table:
+        from cnnbench.analysis.loading import compare_folders, compare_records
 
-        folders = [Path(each).expanduser() for each in what]
-        return Comparison(*compare_folders(folders, by, baseline, targets, apart, margin, metric or "acc"))
+        asked = (by, baseline, targets, apart, margin, metric or "acc")
+        if all(isinstance(each, Run) for each in what):
+            folders = {run.folder.parent for run in what}
+            plans = folders.pop() if len(folders) == 1 else None
+            return Comparison(*compare_records([run.record for run in what], plans, *asked))
+        if other := next((each for each in what if not isinstance(each, str | Path)), None):
+            raise _no_results(other)
+        return Comparison(*compare_folders([Path(each).expanduser() for each in what], *asked))
     from cnnbench.analysis.frames import Columns, compare_frame, suite_of
     from cnnbench.results import table_files
 
     read_from_files = isinstance(what, Sequence)
     title = ", ".join(Path(each).name for each in what) if read_from_files else "the table"
     frame = table_files.read([str(each) for each in what]) if read_from_files else _as_polars(what)
-    names = (contestant,) if isinstance(contestant, str) else tuple(contestant)
-    columns = Columns(metric, higher, names, seed, epoch, problem)
+    pandas_nan = type(what).__module__.partition(".")[0] == "pandas"
+    columns = Columns(metric, higher, names, seed, epoch, problem, nan_is_gap=pandas_nan)
     found = compare_frame(frame, columns, title, baseline, targets, margin)
     return Comparison(found, None, suite_of(found, title))
 
 
-def _is_table(path: object) -> bool:
-    from cnnbench.cli.compare_command import TABLES
-
-    return Path(str(path)).suffix.lower() in TABLES and not Path(str(path)).is_dir()
+def _check_processes(jobs: list[Job]) -> None:
+    hardware = jobs[0].config.hardware
+    if hardware.processes > 1:
+        raise ConfigError(
+            f"hardware.devices={hardware.devices} hardware.nodes={hardware.nodes}: several processes train a run from "
+            f"the command line alone, since each of them runs the whole program. Set both to 1."
+        )
 
 
 def _config_source(config_dir: str | Path | None) -> AbstractContextManager[Composer]:
@@ -441,7 +500,7 @@ def _config_source(config_dir: str | Path | None) -> AbstractContextManager[Comp
 def _ended(outcome: "Outcome") -> "Outcome":
     """What came of the runs, unless they were interrupted."""
     if outcome.exit_code > 128:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if outcome.exit_code == 130 else SystemExit(outcome.exit_code)
     if not outcome.records:
         raise CnnbenchError(f"{outcome.folder}: no run has come to its end.")
     return outcome
@@ -456,14 +515,22 @@ def _value(value: Any) -> str:
     """A Python value as it is typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple | range):
-        return f"[{','.join(map(_value, value))}]"
-    return str(value)
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_value(each)}' for key, each in value.items())}}}"
+    return f"[{_listed(value)}]" if _several(value) else str(value)
 
 
 def _swept(value: Any) -> str:
     """A Python value, or several to be swept, as they are typed."""
-    return ",".join(map(_value, value)) if isinstance(value, list | tuple | range) else _value(value)
+    return _listed(value) if _several(value) else _value(value)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ",".join(map(_value, values))
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
 
 
 def _frame(frame: "polars.DataFrame") -> Any:
@@ -479,19 +546,20 @@ def _as_pandas(frame: "polars.DataFrame") -> "pandas.DataFrame":
 
 
 def _as_polars(frame: Any) -> "polars.DataFrame":
-    """Any DataFrame as one of polars; pandas has no other sign than NaN for what was not measured."""
+    """Any DataFrame as one of polars."""
     import narwhals
     import polars
 
     try:
         columns = narwhals.from_native(frame, eager_only=True).to_dict(as_series=False)
     except TypeError:
-        kind = type(frame).__name__
-        raise ConfigError(f"compare({kind}): must be a path, Runs, a list of these, or a DataFrame.") from None
-    found = polars.DataFrame(columns, strict=False)
-    if type(frame).__module__.partition(".")[0] == "pandas":
-        found = found.with_columns(c.fill_nan(None) for c in found if c.dtype.is_float() and not c.is_nan().all())
-    return found
+        raise _no_results(frame) from None
+    return polars.DataFrame(columns, strict=False)
+
+
+def _no_results(what: object) -> ConfigError:
+    kind = type(what).__name__
+    return ConfigError(f"compare({kind}): must be a path, a list of paths, Runs, a list of Run, or a DataFrame.")
 
 
 def _html(sheet: Sheet) -> Markup:

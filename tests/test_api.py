@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas
 import polars as pl
 import pytest
 from conftest import without_times
@@ -50,6 +52,11 @@ def test_a_sweep_of_python_values(here: Path) -> None:
     assert [run.record for run in again] == [run.record for run in runs]  # nothing ran twice
     frame = runs.to_pandas()
     assert list(frame["test_acc"]) == [run.test_accuracy for run in runs]
+    lr = cnnbench.sweep("data=digits", epochs=1, lr=np.logspace(-3, -2, 2), name="rates")
+    assert [run.record.config["lr"] for run in lr] == [0.001, 0.01]
+    history = lr.history
+    assert list(history["contestant"]) == ["adam lr=0.001", "adam lr=0.01"]
+    assert list(history["val_acc"]) == [run.val_accuracy for run in lr]
     assert runs.compare().verdict == cnnbench.compare("runs/default").verdict == cnnbench.compare(list(runs)).verdict
 
 
@@ -64,6 +71,34 @@ def test_tables_and_verdicts_by_hand(runs: Path) -> None:
     # A run that diverged counts as chance, 1 / 2 with two classes: 0.7 - (0.3 + 0.5) / 2
     assert row["difference"] == pytest.approx(0.3)
     assert row["low"] < 0.3 < row["high"]
+
+
+def test_runs_are_compared_by_the_plan_of_their_folder(here: Path) -> None:
+    words = ("data=digits", "data.limit=200", "optimizer=adam,sgd")
+    runs = cnnbench.sweep(*words, epochs=1, seeds="auto", max_seeds=4)
+    looks = [frame["p"][0] for frame in (runs.compare().verdicts, cnnbench.compare("runs/default").verdicts)]
+    for some in (runs, list(runs)):  # p is divided by the share of the 5 % that the look may use
+        assert [cnnbench.compare(some).verdicts["p"][0]] * 2 == looks
+    assert cnnbench.compare(runs).verdicts["p"][0] > cnnbench.compare(runs).verdicts["raw_p"][0]
+
+
+def test_a_tuning_with_its_trials(command, here: Path) -> None:
+    words = ("data=digits", "data.limit=200", "optimizer=adam,sgd", "trials=2")  # typed, it wins over the default
+    runs = cnnbench.tune(*words, seeds=2, epochs=1)
+    trials = runs.trials
+    assert list(trials["contestant"]) == ["adam", "adam", "sgd", "sgd"]
+    for name, tried in trials.groupby("contestant"):
+        (best,) = tried[tried["winner"]].to_dict("records")
+        assert best["val_acc"] == tried["val_acc"].max()
+        own = [run for run in runs if run.record.choices["optimizer"] == name]
+        assert [(run.seed, run.record.config["lr"]) for run in own] == [(1, best["lr"]), (2, best["lr"])]
+    assert "tunings=3 repeats the tuning" in cnnbench.compare(runs).verdict  # they know of their tuning
+    for settings in ({"trials": 0}, {"sampler": "tpee"}, {"seeds": 1000}):
+        with pytest.raises(cnnbench.ConfigError) as error:
+            cnnbench.tune("data=digits", "optimizer=adam,sgd", name="bad", **settings)
+        typed = " ".join(f"{key}={value}" for key, value in settings.items())
+        assert command(f"tune data=digits optimizer=adam,sgd name=bad {typed}").err == f"cnnbench: {error.value}\n"
+    assert not (here / "runs" / "bad").exists()
 
 
 def test_all_that_a_comparison_shows(runs: Path, here: Path) -> None:
@@ -94,8 +129,6 @@ def test_frames_of_other_libraries(library: str) -> None:
         "acc": [0.5, 0.9, 0.5, 0.8, 0.3, None, 0.2, float("nan")],
     }
     if library == "pandas":
-        import pandas
-
         frame, sgd = pandas.DataFrame(columns), {"done": 2}  # NaN beside numbers was not measured: pandas knows no more
     else:
         frame, sgd = pl.DataFrame(columns, strict=False), {"done": 1, "diverged": 1}
@@ -104,6 +137,33 @@ def test_frames_of_other_libraries(library: str) -> None:
     contestants = {c.label: c for c in found._tables[0].contestants}
     assert contestants["adam"].mean("acc") == pytest.approx(0.85)
     assert dict(contestants["sgd"].statuses) == sgd
+
+
+def test_a_run_of_pandas_that_diverged_is_counted() -> None:
+    # Without epochs a row is a run: seed 1 has no number in any row of its own.
+    columns = {"optimizer": ["adam"] * 3 + ["sgd"] * 3, "seed": [0, 1, 2] * 2}
+    frame = pandas.DataFrame({**columns, "acc": [0.9, float("nan"), 0.8, 0.7, 0.6, 0.5]})
+    table = cnnbench.compare(frame).table.set_index("contestant")
+    assert (table.loc["adam", "seeds"], table.loc["adam", "diverged"], table.loc["sgd", "diverged"]) == (2, 1, 0)
+    # With several rows of a run, as Lightning's CSV logger writes them, NaN is what another row has.
+    rows = pandas.concat([frame.assign(acc=float("nan")), frame.fillna({"acc": 0.7})], ignore_index=True)
+    table = cnnbench.compare(rows, contestant="optimizer").table.set_index("contestant")
+    assert list(table["seeds"]) == [3, 3]
+
+
+def test_settings_are_checked_as_typed(command, runs: Path) -> None:
+    for typed, settings in (
+        ("margin=0", {"margin": 0}),
+        ("target=1.5", {"targets": [1.5]}),
+        ("seed=s", {"seed": "s"}),
+        ("baseline=admam", {"baseline": "admam"}),
+    ):
+        with pytest.raises(cnnbench.ConfigError) as error:
+            cnnbench.compare(runs, **settings)
+        assert command(f"compare {runs} {typed}").err == f"cnnbench: {error.value}\n"
+    frame = pl.DataFrame({"optimizer": ["a", "b"], "acc": [0.5, 0.6]})
+    with pytest.raises(cnnbench.ConfigError, match="by=model: is a setting for folders of runs, not for a table"):
+        cnnbench.compare(frame, by="model")
 
 
 @pytest.mark.parametrize("words", ["data=digits optimzer=adam", "data=digits optimizer=adm", "data=digits lr=-1"])
@@ -120,6 +180,9 @@ def test_what_is_no_single_run_or_no_results(here: Path) -> None:
         lambda: cnnbench.train("data=digits", seed="0,1"),
         lambda: cnnbench.compare("nothing"),
         lambda: cnnbench.compare(3),
+        lambda: cnnbench.compare([3]),
+        lambda: cnnbench.sweep("data=digits", seed=[]),
+        lambda: cnnbench.train("data=digits", "hardware.devices=2"),
         lambda: cnnbench.compare([]),
     ):
         with pytest.raises(cnnbench.ConfigError):
@@ -181,3 +244,46 @@ def test_the_notebook(here: Path) -> None:
     assert [bool(outputs) for outputs in before] == [bool(cell.get("outputs")) for cell in notebook.cells]
     text = (DOCS / "notebook.ipynb").read_text()
     assert not re.search(r"/home/|/root/|/tmp/", text)
+
+
+def test_bars_and_interrupts_in_a_notebook(here: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    # The kernel interrupts itself, first in a training that would last for minutes, then twice.
+    cells = [
+        "import numpy, os, pathlib, signal, threading, time, cnnbench\n"
+        "numpy.random.seed(7)\n"
+        "def press():\n"
+        "    while not list(pathlib.Path('runs').glob('*/*/last.ckpt')): time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=press, daemon=True).start()\n"
+        "try: cnnbench.train('data=digits', epochs=5000)\n"
+        "except KeyboardInterrupt: print('stopped')",
+        "print(numpy.random.rand() == numpy.random.RandomState(7).rand(), signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)",
+        "from cnnbench.runtime.signals import collected_signals\n"
+        "with collected_signals() as received:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1)\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10)\n"
+        "    except KeyboardInterrupt: print(received)",
+        "from cnnbench.runtime import progress\n"
+        "def begun():\n"
+        "    sweep = progress.Sweep(2, 6).__enter__()\n"
+        "    line = sweep.line(); line.start('adam, seed 0', 3); line.step(1.5, 0.25, 0.9, 1000.0)\n"
+        "    return sweep\n"
+        "begun(); begun().__exit__()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(here)}}).execute()
+    stopped, state, twice, _ = (
+        "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
+        for cell in notebook.cells
+    )
+    assert "stopped" in stopped
+    (record,) = here.glob("runs/*/*/record.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert state == "True True\n"
+    assert twice == "[2]\n"
+    going_on, ended = (output.data["text/plain"] for output in notebook.cells[3].outputs)
+    assert re.search(r"adam, seed 0.* 50%.*epoch 2/3 loss 0.250", re.sub(r"\x1b\[[\d;]*m", "", going_on))
+    assert ended == ""

@@ -52,6 +52,9 @@ class Columns:
     epoch: str | None = None
     problem: str | None = None
     """A comparison is made for each of its values."""
+    nan_is_gap: bool = False
+    """Whether NaN in a row of a run that has numbers in others is what was not measured in that row, as in pandas,
+    which has no other sign for it. A run without a number diverged all the same."""
 
 
 @dataclass
@@ -172,6 +175,9 @@ def _understood(frame: pl.DataFrame, columns: Columns) -> _Table:
         has = f"columns with numbers: {', '.join(numbers)}" if numbers else "no column has numbers"
         raise ConfigError(f"no column is known as a metric; metric=COLUMN names it ({has}).")
     frame = frame.with_columns(_numbers(frame[name]))
+    if columns.nan_is_gap:
+        others = [n for n, kind in frame.schema.items() if kind.is_float() and n != name]
+        frame = frame.with_columns(pl.col(others).fill_nan(None))
     seed, run, epoch = known(columns.seed, _SEEDS), known(None, _RUNS), known(columns.epoch, _EPOCHS)
     if epoch is not None and not frame[epoch].dtype.is_numeric():
         raise ConfigError(f"epoch={epoch}: holds text, must hold whole numbers.")
@@ -180,6 +186,10 @@ def _understood(frame: pl.DataFrame, columns: Columns) -> _Table:
     contestant = list(columns.contestant) or _settings(frame, roles, seed, run, epoch, problem)
     if not columns.contestant and FILE in contestant and len(contestant) > 1:
         contestant.remove(FILE)  # several files of one experiment
+    if columns.nan_is_gap and (seed or run or epoch):  # else each row is a run
+        of_run = [c for c in (*contestant, seed, run, problem) if c]
+        gap = pl.col(name).is_nan() & pl.col(name).is_not_nan().any().over(of_run or pl.lit(0))
+        frame = frame.with_columns(pl.when(~gap).then(pl.col(name)))
     higher = columns.higher if columns.higher is not None else not _LESS_IS_BETTER.intersection(_words(name))
     metric, percent = _scale(frame, name, higher, [c for c in (*contestant, seed, run, problem) if c])
     if percent:

@@ -50,8 +50,23 @@ def compare_folders(
             unpacked.enter_context(bundles.unpack(f)) if f.name.endswith((".tar.xz", ".zip")) and not f.is_dir() else f
             for f in folders
         ]
-        climbed, tuned, seeds = load_ladder(places[0]), load_tuning(places[0]), load_seeds(places[0])
-        runs = load(places)
+        return compare_records(load(places), places[0], by, baseline, targets, apart, margin, metric)
+
+
+def compare_records(
+    runs: list[Record],
+    folder: Path | None,
+    by: str | None = None,
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    apart: bool = False,
+    margin: float | None = None,
+    metric: str = "acc",
+) -> tuple[list[Comparison], Tuning | None]:
+    """Compares runs by the ladder, tuning or plan of seeds in `folder`; other arguments as of `compare_folders`."""
+    climbed, tuned, seeds = (
+        (None, None, None) if folder is None else (load_ladder(folder), load_tuning(folder), load_seeds(folder))
+    )
     planned, share = (None, 1.0) if seeds is None else (seeds.margin, seeds.share)
     limit = planned if margin is None else margin / 100
     return compare(runs, by, baseline, targets, apart, climbed, limit, share, tuned, metric), tuned

@@ -39,7 +39,7 @@ def compare(words: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what would be compared; write no files")
     options = parser.parse_intermixed_args(words)
     settings, rest = settings_of(options.words, [*_OF_RUNS, *_OF_TABLES])
-    tables = [word for word in rest if _is_table(word)]
+    tables = [word for word in rest if is_table(word)]
     if tables and len(tables) < len(rest):
         other = next(word for word in rest if word not in tables)
         raise ConfigError(f"{other}: is no table ({', '.join(TABLES)}); tables and folders can't stand side by side.")
@@ -49,19 +49,29 @@ def compare(words: list[str]) -> int:
             raise ConfigError(f"{word}: compare has no such setting.{nearest(word.partition('=')[0], allowed)}")
     if not rest:
         raise ConfigError("compare: name a folder of runs, such as runs/default, or a table, such as results.csv.")
-    for key in set(settings).difference(allowed):
-        here, there = ("a table", "folders of runs") if tables else ("folders of runs", "a table")
-        raise ConfigError(f"{key}={settings[key]}: is a setting for {there}, not for {here}.")
+    check_settings(settings, bool(tables))
     return (_compare_tables if tables else _compare_runs)(rest, settings, options)
 
 
-def _is_table(word: str) -> bool:
+def check_settings(settings: dict[str, str], of_table: bool) -> None:
+    """Checks that each setting goes with what is compared, a table or folders of runs.
+
+    Raises:
+        ConfigError: one belongs to the other.
+    """
+    here, there = ("a table", "folders of runs") if of_table else ("folders of runs", "a table")
+    for key in set(settings).difference(_OF_TABLES if of_table else _OF_RUNS):
+        raise ConfigError(f"{key}={settings[key]}: is a setting for {there}, not for {here}.")
+
+
+def is_table(word: str) -> bool:
+    """Whether `word` names a table: a file of one of `TABLES`, or `-`."""
     return word == "-" or (Path(word).suffix.lower() in TABLES and not Path(word).is_dir())
 
 
 def _compare_runs(words: list[str], settings: dict[str, str], options: argparse.Namespace) -> int:
-    targets = _targets(settings, 0, 1)
-    margin = _margin(settings)
+    targets = targets_of(settings, of_table=False)
+    margin = margin_of(settings)
     apart = settings.get("apart", "false")
     if apart not in ("true", "false"):
         raise ConfigError(f"apart={apart}: must be true or false.")
@@ -81,8 +91,8 @@ def _compare_runs(words: list[str], settings: dict[str, str], options: argparse.
 
 
 def _compare_tables(words: list[str], settings: dict[str, str], options: argparse.Namespace) -> int:
-    targets = _targets(settings, -math.inf, math.inf)
-    margin = _margin(settings)
+    targets = targets_of(settings, of_table=True)
+    margin = margin_of(settings)
     if settings.get("higher", "true") not in ("true", "false"):
         raise ConfigError(f"higher={settings['higher']}: must be true, or false for a loss.")
     higher = {"true": True, "false": False, None: None}[settings.get("higher")]
@@ -110,12 +120,23 @@ def _beside(words: list[str], settings: dict[str, str]) -> Path:
     return Path("compared", _file_name([*words, *_typed(settings)]))
 
 
-def _targets(settings: dict[str, str], low: float, high: float) -> list[float]:
+def targets_of(settings: dict[str, str], of_table: bool) -> list[float]:
+    """The numbers of `target=`.
+
+    Raises:
+        ConfigError: one is no number; or, of runs, no accuracy from 0 to 1.
+    """
+    low, high = (-math.inf, math.inf) if of_table else (0, 1)
     words = settings["target"].split(",") if "target" in settings else []
     return [number({"target": word}, "target", float, low, high) for word in words]
 
 
-def _margin(settings: dict[str, str]) -> float | None:
+def margin_of(settings: dict[str, str]) -> float | None:
+    """The number of `margin=`; None if it isn't given.
+
+    Raises:
+        ConfigError: it is no number above 0 and up to 100.
+    """
     margin: float | None = number(settings, "margin", float, -math.inf, 100)
     if margin is not None and margin <= 0:
         raise ConfigError(f"margin={settings['margin']}: must be above 0, in percentage points of accuracy.")

@@ -105,14 +105,7 @@ def tune(words: list[str]) -> int:
     parser.add_argument("words", nargs="*", metavar=f"{own} | KEY=VALUE,...")
     parser.add_argument("--config-dir", "-cd", type=Path)
     options = parser.parse_intermixed_args(words)
-    settings, rest = settings_of(options.words, ["trials", "seeds", "tunings", "sampler", "space"])
-    sampler = settings.get("sampler", "quasi_random")
-    if sampler not in SAMPLERS:
-        raise ConfigError(f"sampler={sampler}: there is no such sampler.{nearest(sampler, list(SAMPLERS))}")
-    most = {"trials": math.inf, "seeds": SEEDS - 1, "tunings": math.inf}
-    numbers = {key: number(settings, key, int, 1, limit) for key, limit in most.items()}
-    given = {key: value for key, value in numbers.items() if value is not None}
-    order = Order(rest, sampler=sampler, space=settings.get("space"), **given)
+    order = order_of(options.words)
     with config_source(options.config_dir) as composer:
         plan, jobs = contestants(composer, order)
         engine = composer.engine(plan.words)
@@ -141,6 +134,22 @@ def tune(words: list[str]) -> int:
         outcome = tune(composer, plan, jobs, images, engine)
         outcome.show()
         return outcome.exit_code
+
+
+def order_of(words: list[str]) -> Order:
+    """What words after `cnnbench tune` ask for.
+
+    Raises:
+        ConfigError: there is no such sampler, or a number is out of its range.
+    """
+    settings, rest = settings_of(words, ["trials", "seeds", "tunings", "sampler", "space"])
+    sampler = settings.get("sampler", "quasi_random")
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler={sampler}: there is no such sampler.{nearest(sampler, list(SAMPLERS))}")
+    most = {"trials": math.inf, "seeds": SEEDS - 1, "tunings": math.inf}
+    numbers = {key: number(settings, key, int, 1, limit) for key, limit in most.items()}
+    given = {key: value for key, value in numbers.items() if value is not None}
+    return Order(rest, sampler=sampler, space=settings.get("space"), **given)
 
 
 def preview(words: list[str]) -> int:

@@ -225,7 +225,9 @@ class Composer:
     def _composed_sweep(self, composed: DictConfig) -> list[Override]:
         """The sweeps in `hydra.sweeper.params`, where an experiment's file has them."""
         try:
-            return self._parse(f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items())
+            return self._parse(
+                f"{key}={value}" for key, value in (OmegaConf.select(composed, "hydra.sweeper.params") or {}).items()
+            )
         except OmegaConfBaseException as error:
             raise ConfigError(one_line(error, composed)) from None
 
@@ -310,7 +312,12 @@ class Composer:
             return compose("config", [*self._search, *words], return_hydra_config=True)
         except YAMLError as error:
             raise ConfigError(yaml_line(error)) from None
-        except (HydraException, OmegaConfBaseException, OverflowError, UnicodeDecodeError) as error:
+        except (
+            HydraException,
+            OmegaConfBaseException,
+            OverflowError,
+            ValueError,
+        ) as error:  # Hydra's own, of a bad file
             for kind in (GrammarParseError, UnicodeDecodeError):
                 if isinstance(error.__cause__ or error, kind):
                     self._find_unreadable(kind)

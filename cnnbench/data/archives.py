@@ -217,7 +217,9 @@ def _unpickled(content: bytes) -> Any:
         UnpicklingError: it holds anything else, or would take much more memory than it has bytes.
     """
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):  # the table of objects grows so far
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(
+            content
+        ):  # the table of objects grows so far
             raise pickle.UnpicklingError("it holds more objects than bytes")
     return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
 

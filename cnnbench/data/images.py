@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from cnnbench.config.schema import Data
 from cnnbench.config.targets import locate
 from cnnbench.errors import ConfigError
-from cnnbench.runtime.machine import free_memory
+from cnnbench.runtime.memory import free_memory
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import math
 import os
 import platform
 import subprocess
@@ -25,15 +24,6 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-def free_memory() -> float:
-    """Bytes of memory that a process could still take; infinite where the system doesn't tell."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    return math.inf
 
 
 def hide_missing_gpus() -> None:

@@ -1,4 +1,4 @@
-"""The progress display: bars on a terminal, a few plain lines elsewhere, always on standard error."""
+"""The progress display: bars on a terminal or in a notebook, elsewhere a few plain lines on standard error."""
 
 import math
 import signal
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -162,26 +162,37 @@ class Sweep:
     _lines: "list[Line]"
     _skipped: int
     """Epochs of runs that were finished before."""
+    _output: Any
+    """Where a notebook shows the bars, an IPython `DisplayHandle`; None elsewhere."""
+    _drawn: float
+    """When they were last drawn there, on the clock of `time.monotonic`."""
 
     def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self.progress = _progress(self._console)
         self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
         self._lines, self._skipped = [], 0
+        self._output, self._drawn = None, -math.inf
 
     def __enter__(self) -> "Sweep":
-        if self.visible:
+        if self.visible and self._console.is_jupyter:
+            from IPython.display import display
+
+            self._output = display({"text/plain": ""}, raw=True, display_id=True)
+        elif self.visible:
             self.progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.visible:
+        if self._output is not None:
+            self._output.update({"text/plain": ""}, raw=True)
+        elif self.visible:
             self.progress.stop()
 
     @property
     def visible(self) -> bool:
-        """Whether there is a terminal to draw bars on."""
-        return self._console.is_interactive and not self._console.quiet
+        """Whether there is a terminal or a notebook to draw bars on."""
+        return (self._console.is_interactive or self._console.is_jupyter) and not self._console.quiet
 
     def say(self, line: str) -> None:
         """Prints a line that stays on the screen."""
@@ -200,6 +211,10 @@ class Sweep:
     def update(self) -> None:
         """Updates the sweep's own bar."""
         self.progress.update(self._bar, completed=self._skipped + sum(line.epochs_done for line in self._lines))
+        # Rich's own display in notebooks needs ipywidgets, and draws from a thread, where what is printed gets lost.
+        if self._output is not None and time.monotonic() - self._drawn >= REFRESH:
+            self._output.update(self.progress)
+            self._drawn = time.monotonic()
 
 
 def _duration(seconds: float) -> str:

@@ -1,5 +1,8 @@
 """Seeds: one stream of random numbers for each use."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -36,3 +39,17 @@ def derived_seed(seed: int, stream: Stream, *path: int) -> int:
         A whole number of 63 bits.
     """
     return int(np.random.SeedSequence([seed, int(stream), *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leaves the global generators of Python, NumPy and torch (on the CPU) as they were: a notebook draws from them."""
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

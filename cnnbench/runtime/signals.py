@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 def collected_signals() -> Iterator[list[int]]:
     """Within this context signals that end a process are only noted; the second of a kind ends it at once.
 
-    They are Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal.
+    They are Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal. In a notebook, and at Python's prompt, the second
+    Ctrl-C raises KeyboardInterrupt: the end of the process would take all variables along.
 
     Yields:
         The signal numbers received so far.
@@ -18,6 +20,8 @@ def collected_signals() -> Iterator[list[int]]:
     received: list[int] = []
 
     def note(signum: int, _: object) -> None:
+        if signum in received and signum == signal.SIGINT and hasattr(sys, "ps1"):
+            raise KeyboardInterrupt
         if signum in received:  # a batch that hangs never ends
             os._exit(128 + signum)
         received.append(signum)

@@ -29,6 +29,7 @@ from cnnbench.results.records import Record
 from cnnbench.runtime import collectives, files
 from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_memory
 from cnnbench.runtime.progress import Screen, Sweep
+from cnnbench.runtime.randomness import kept_generators
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.search.search import search
 from cnnbench.sweeps import extension
@@ -78,7 +79,8 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
             for temporary in folder.glob(".*.*"):  # a killed process was writing it
                 temporary.unlink()
             _set_aside(folder, config)
-            return _Run(job, images, screen, folder).carry_out()
+            with kept_generators():
+                return _Run(job, images, screen, folder).carry_out()
         finally:
             screen.finish()
 
@@ -181,11 +183,12 @@ class _Run:
             except Diverged as error:
                 self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
-                if isinstance(error, ProcessLost | KeyboardInterrupt) or files.is_disk_failure(error):
+                ours = received or isinstance(error, Exception | SystemExit)  # a user's class may call exit()
+                if isinstance(error, ProcessLost) or files.is_disk_failure(error) or not ours:
                     raise
                 if "DataLoader worker" in str(error) and not received:  # torch has no exception class of its own for it
                     raise ProcessLost("a process that reads its images is gone") from error
-                if not received:  # SystemExit too: a signal is only noted here, so it is raised by the user's class
+                if not received:
                     self.result.status, self.result.error = "failed", self._explain(error)
         self.save()
         if received:
