@@ -2,7 +2,7 @@
 
 The sweep uses everything that has a state: accumulated gradients, dropout, random augmentation, a schedule, early
 stopping. `--kind` takes another one: two workers, a tuning, a search, averaged weights. Killed is the process that was
-started, one of its workers, or all of them at once. In the end each record must equal that of the same run without
+started, one of its workers, or all of them at once. A group of options as `--kind` runs each of its options. In the end each record must equal that of the same run without
 kills, except for times, no finished run may have been changed, and none may have failed.
 
     python scripts/soak.py --kills 50
@@ -31,7 +31,9 @@ KINDS = {
     "search": f"-m {_RUN} epochs=3 search=joint search.epochs=6 seed=0,1",
     "averages": f"-m {_RUN} epochs=8 average=ema,swa,lookahead data.in_memory=false seed=0",
 }
-"""The commands that are killed."""
+GROUPS = ("optimizer", "scheduler", "augment", "regularizer", "loss", "average", "update", "stop")
+KINDS |= {group: f"-m {_RUN} epochs=3 {group}=glob(*)" for group in GROUPS}
+"""The commands that are killed; those of a group run each of its options."""
 
 
 def start(kind: str, runs: Path, name: str) -> subprocess.Popen[str]:

@@ -55,7 +55,7 @@ def test_every_format_holds_weights_normalization_and_classes(command, here: Pat
     (folder,) = here.glob("runs/default/*")
     model, images = cnnbench.load(folder), torch.from_numpy(digits(cnnbench.Data()).test).permute(0, 3, 1, 2)
     mean = record(folder)["data"]["mean"]
-    for name in formats.FORMATS:
+    for name in (name for name, each in formats.FORMATS.items() if not each.results):
         out = command(f"export {folder} --format {name}").out
         assert out.startswith(f"{folder}/{formats.FORMATS[name].file}: 200 of 200 test images get the same class")
 
