@@ -1,9 +1,9 @@
 """Kills a sweep with SIGKILL again and again, at random moments and amid checkpoint writes, and resumes it.
 
 The sweep uses everything that has a state: accumulated gradients, dropout, random augmentation, a schedule, early
-stopping. `--kind` takes another one: two workers, a tuning, a search, averaged weights, or each option of a group. Killed
-is the process that was started, one of its workers, or all of them at once. In the end each record must equal that of the
-same run without kills, except for times, no finished run may have been changed, and none may have failed.
+stopping. `--kind` takes another one: two workers, a tuning, a search, averaged weights, or each option of a group. What
+is killed is the process that was started, one of its workers, or all of them at once. In the end each record must equal
+that of the same run without kills, except for times, no finished run may have been changed, and none may have failed.
 
     python scripts/soak.py --kills 50
     python scripts/soak.py --kills 20 --kind workers
