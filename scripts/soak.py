@@ -33,6 +33,7 @@ KINDS = {
 }
 GROUPS = ("optimizer", "scheduler", "augment", "regularizer", "loss", "average", "update", "stop")
 KINDS |= {group: f"-m {_RUN} epochs=3 {group}=glob(*)" for group in GROUPS}
+KINDS["regularizer"] = KINDS["regularizer"].replace("model.dropout=0.3 ", "")  # it is one of them
 """The commands that are killed; those of a group run each of its options."""
 
 
