@@ -32,6 +32,11 @@ from cnnbench.results import decoding
 from cnnbench.runtime import files
 from cnnbench.runtime.progress import bar
 
+_DECODING = "decoding-"
+_OURS = re.compile(rf"[0-9a-f]{{16}}|{_DECODING}.*")
+"""Names inside the folder of one `data.root`: a hash, or what is being decoded. If the folder is a link to another one,
+what else lies there is somebody's."""
+
 Stamp = tuple[int, int, int]
 """Size of a file in bytes, and times of the last change of its content and of its inode, in nanoseconds."""
 
@@ -115,7 +120,7 @@ def decoded(
 
     with FileLock(cache.with_name(f"{cache.name}.lock")):
         if (about := _whole(cache / content)) is None:
-            with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=_DECODING) as temporary:
                 new = Path(temporary) / content
                 new.mkdir()
                 _decode_all(parts, data, new)
@@ -123,10 +128,17 @@ def decoded(
                 text = json.dumps(asdict(about)).encode()
                 files.write_whole(new / "about.json", lambda file: file.write(text))
                 for old in cache.iterdir():
-                    if old != Path(temporary):
-                        shutil.rmtree(old, ignore_errors=True)
+                    if old != Path(temporary) and _OURS.fullmatch(old.name):
+                        _remove(old)
                 new.replace(cache / content)
         return arrays(cache / content), about.fingerprint
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _whole(folder: Path) -> About | None:
@@ -264,7 +276,7 @@ def clear() -> tuple[int, list[str]]:
         if path.is_dir():
             try:
                 with FileLock(path.with_name(f"{path.name}.lock"), blocking=False):
-                    shutil.rmtree(path)
+                    _remove(path)
             except Timeout:
                 busy.append(path.name)
         elif path.suffix == ".json":

@@ -129,7 +129,7 @@ def decoded(here: Path) -> Path:
     return about.parent
 
 
-@pytest.mark.parametrize("how", ["zeroed", "truncated", "no about", "broken about", "path in about", "emptied"])
+@pytest.mark.parametrize("how", ["zeroed", "truncated", "no about", "broken about", "path in about", "emptied", "a file"])
 def test_a_damaged_cache_is_decoded_again(command, here: Path, how: str) -> None:
     write_images(here / "DIR", {"red": 10, "blue": 10})
     first = record_of(command, "a")
@@ -146,12 +146,30 @@ def test_a_damaged_cache_is_decoded_again(command, here: Path, how: str) -> None
     elif how == "path in about":
         about = json.loads((folder / "about.json").read_text())
         (folder / "about.json").write_text(json.dumps(about | {"fingerprint": "../../../x"}))
+    elif how == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("x")
     else:
         (folder / "train.npy").unlink()
     assert command("cache").code == 0
     second = record_of(command, "b")
     assert second["history"][0]["train_loss"] == first["history"][0]["train_loss"]
     assert (decoded(here) / "train.npy").read_bytes() == pixels
+
+
+def test_a_cache_that_is_a_link_empties_no_other_folder(command, here: Path) -> None:
+    write_images(here / "DIR", {"red": 10, "blue": 10})
+    first = record_of(command, "a")
+    inside = decoded(here)
+    other = here / "other"
+    (other / "thesis").mkdir(parents=True)
+    (other / "thesis" / "chapter.tex").write_text("years of work")
+    shutil.rmtree(inside.parent)
+    inside.parent.symlink_to(other)
+    second = record_of(command, "b")
+    assert second["history"][0]["train_loss"] == first["history"][0]["train_loss"]
+    assert command("cache --clear").code == 0
+    assert (other / "thesis" / "chapter.tex").read_text() == "years of work"
 
 
 def test_decoding_says_when_a_process_was_killed(command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
