@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from cnnbench.config.schema import Data
 from cnnbench.config.targets import locate
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.files import check_regular
 from cnnbench.runtime.memory import free_memory
 
 Bytes = NDArray[np.uint8]
@@ -190,6 +191,7 @@ def decode(path: Path, image_size: Size, grayscale: bool) -> Bytes:
         ConfigError: the file is missing or not a readable image; the message names it.
     """
     try:
+        check_regular(path)
         with Image.open(path) as file:
             return _fit(ImageOps.exif_transpose(file), image_size, grayscale)
     except FileNotFoundError:

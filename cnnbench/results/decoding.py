@@ -1,5 +1,6 @@
 """JSON files as typed dataclasses, each value checked against the type of its field."""
 
+import errno
 import json
 import sys
 from dataclasses import MISSING, fields, is_dataclass
@@ -9,12 +10,17 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cnnbench.errors import ConfigError
+from cnnbench.runtime import files
+from cnnbench.runtime.memory import free_memory
 from cnnbench.runtime.text import legible
 
 _Plan = TypeVar("_Plan")
 
 DEEPEST = 30
 """How many lists and mappings may lie inside each other where the type is `Any`."""
+
+_SMALL = 10_000_000
+"""Bytes of a file whose values fit into any memory."""
 
 _LARGEST = sys.float_info.max
 _WORDS = {
@@ -34,23 +40,41 @@ def read(path: Path, kind: type, versions: tuple[int, ...]) -> Any:
     Raises:
         ValueError: the file can't be read, is damaged, or has another version; one line that names the file.
     """
-    if path.exists() and not path.is_file():  # a pipe might never end
-        raise ValueError(f"{path}: not a regular file.")
+    name = legible(str(path))
     try:
-        content = _legible(json.loads(path.read_bytes()))
+        content = _legible(json.loads(_bytes(path)))
     except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error.strerror}).") from None
+        raise ValueError(f"{name}: can't be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a whole JSON file ({error}).") from None
+        raise ValueError(f"{name}: not a whole JSON file ({error}).") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in versions:
         accepted = " and ".join(map(str, versions))
-        raise ValueError(f"{path}: schema_version {version!r:.60}; this cnnbench reads {accepted}.")
+        raise ValueError(f"{name}: schema_version {version!r:.60}; this cnnbench reads {accepted}.")
     try:
         return decode(kind, content)
     except (ValueError, ConfigError) as error:
         problem = " ".join(str(error).split())  # a key may have several lines
-        raise ValueError(f"{path}: edited or damaged ({problem.removesuffix('.')}).") from None
+        raise ValueError(f"{name}: edited or damaged ({problem.removesuffix('.')}).") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """The content of a file, unless it is a pipe or its values would fill the memory.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    files.check_regular(path)
+    size = path.stat().st_size
+    if size < _SMALL:
+        return path.read_bytes()
+    free = free_memory()
+    if 10 * size < free:
+        content = path.read_bytes()
+        # An empty list takes 64 bytes and a mapping of one key 240, and `_legible` copies them.
+        if 10 * size + 130 * content.count(b"[") + 500 * content.count(b"{") < free:
+            return content
+    raise OSError(errno.ENOMEM, f"{size / 1e6:,.0f} MB, whose values don't fit into memory")
 
 
 def _legible(value: Any) -> Any:

@@ -36,6 +36,16 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def check_regular(path: Path) -> None:
+    """Checks that a path is no pipe or device, which might never end. What is not there is not looked at.
+
+    Raises:
+        OSError: it is one, or a folder.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def remove_left_over(folder: Path, pattern: str) -> None:
     """Removes temporary files that nobody has written to for an hour: those of processes that were killed."""
     for path in folder.glob(pattern):

@@ -47,6 +47,7 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, truncated, damaged or not a checkpoint.
     """
     try:
+        files.check_regular(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
@@ -58,6 +59,6 @@ def read(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # on damaged files zipfile and torch raise anything
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty or cut off"
         raise CheckpointError(f"{path}: not a complete checkpoint ({reason})") from None
     return state

@@ -129,7 +129,9 @@ def decoded(here: Path) -> Path:
     return about.parent
 
 
-@pytest.mark.parametrize("how", ["zeroed", "truncated", "no about", "broken about", "path in about", "emptied", "a file"])
+@pytest.mark.parametrize(
+    "how", ["zeroed", "truncated", "no about", "broken about", "path in about", "emptied", "a file"]
+)
 def test_a_damaged_cache_is_decoded_again(command, here: Path, how: str) -> None:
     write_images(here / "DIR", {"red": 10, "blue": 10})
     first = record_of(command, "a")
@@ -246,6 +248,50 @@ def test_a_class_in_a_record_is_checked_before_it_is_made(command, here: Path) -
             assert (result.code, result.err.count("\n")) == (2, 1)
             assert "must be a torch.nn.modules.module.Module" in result.err
     assert not (here / "pwned").exists()
+
+
+@pytest.mark.parametrize("kind", ["empty", "pipe"])
+def test_a_checkpoint_that_is_empty_or_a_pipe(command, here: Path, kind: str) -> None:
+    command("data=digits epochs=1")
+    (run,) = (path.parent for path in here.glob("runs/default/*/record.json"))
+    Image.new("L", (8, 8)).save("x.png")
+    whole, best = record(here), (run / "best.ckpt").read_bytes()
+
+    def spoil(path: Path) -> None:
+        path.unlink()
+        path.touch() if kind == "empty" else os.mkfifo(path)
+
+    (run / "record.json").write_text(json.dumps(whole | {"status": "interrupted", "test": None}))
+    spoil(run / "last.ckpt")
+    result = command("data=digits epochs=1")
+    assert (result.code, record(here)["status"]) == (0, "done"), result.err
+    assert "resuming from the checkpoint before it" in result.err
+    spoil(run / "best.ckpt")
+    result = command(f"predict {run} x.png")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    says = {"empty": "it is empty or cut off", "pipe": "not a regular file"}[kind]
+    assert f"best.ckpt: not a complete checkpoint" in result.err
+    assert says in result.err
+    (run / "best.ckpt").unlink()
+    (run / "best.ckpt").write_bytes(best)
+    os.mkfifo("pipe.png")
+    assert "pipe.png: not a readable image" in command(f"predict {run} pipe.png").err
+
+
+# --- records
+
+
+def test_a_record_that_would_fill_the_memory_hides_no_other(command, here: Path, monkeypatch) -> None:
+    write(here / "runs", made("optimizer=adam", (0.5, 0.7), 0.6))
+    (here / "runs" / "large").mkdir()
+    path = here / "runs" / "large" / "record.json"
+    path.write_text("[" + "[]," * 4_000_000 + "[]]")
+    monkeypatch.setattr("cnnbench.results.decoding.free_memory", lambda: 600e6)  # 12 MB; 4 million lists take 520
+    result = command("list runs")
+    assert (result.code, "adam" in result.out) == (0, True)
+    assert "record.json: can't be read (12 MB, whose values don't fit into memory)" in result.err
+    os.truncate(path, 100_000_000_000)  # which takes no room on the disk
+    assert "(100,000 MB, whose values don't fit into memory)" in command("list runs").err
 
 
 # --- names and output
