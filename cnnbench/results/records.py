@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.schema import Claim
+from cnnbench.config.schema import Claim, Regularizer
 from cnnbench.errors import ConfigError, RecordError, nearest
 from cnnbench.results import decoding
 from cnnbench.results.decoding import decode
@@ -190,7 +190,7 @@ class Search:
 
 @dataclass
 class _Reported:
-    """The values of a config that reports read, besides the experiment."""
+    """The values of a config that reports and `predict` read, besides the experiment."""
 
     @dataclass
     class Data:
@@ -201,6 +201,7 @@ class _Reported:
     epochs: int
     data: Data
     claims: list[Claim] = field(default_factory=list)
+    regularizer: Regularizer = field(default_factory=Regularizer)
 
 
 @dataclass(kw_only=True)
@@ -278,6 +279,11 @@ class Record:
     def claims(self) -> list[Claim]:
         """The accuracies that documents claim for the experiment."""
         return self._reported.claims
+
+    @property
+    def regularizer(self) -> Regularizer:
+        """The penalties and layers that the network was trained with."""
+        return self._reported.regularizer
 
     @property
     def untested(self) -> str:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnbench.config.schema import Regularizer
 from cnnbench.config.targets import build, check, look_in
 from cnnbench.data.images import decode
 from cnnbench.data.normalization import Normalize
@@ -166,7 +165,7 @@ def network_spec(record: records.Record) -> dict[str, Any]:
     """The class of the run's network and its arguments, after a search those that were found."""
     spec = record.search.model if record.search else None
     spec = initialisation.own_keys(spec or record.config["model"])
-    return regularizers.put_in(Regularizer(**record.config["regularizer"]), spec)
+    return regularizers.put_in(record.regularizer, spec)
 
 
 def _model(folder: Path, record: records.Record) -> TrainedModel:
@@ -177,6 +176,8 @@ def _model(folder: Path, record: records.Record) -> TrainedModel:
     spec = network_spec(record)
     check("model", spec, ("image_shape", "classes"), nn.Module, "a torch.nn.modules.module.Module")
     network = build("model", spec, data.shape, len(data.classes))
+    if network is None:
+        raise ConfigError(f"{folder}: its record names no network.")
     model = TrainedModel(record, Normalize(data.mean, data.deviation), network)
     try:
         model.load_state_dict(checkpoints.read(folder / "best.ckpt")["model"])

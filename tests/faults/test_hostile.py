@@ -248,6 +248,16 @@ def test_a_class_in_a_record_is_checked_before_it_is_made(command, here: Path) -
             assert (result.code, result.err.count("\n")) == (2, 1)
             assert "must be a torch.nn.modules.module.Module" in result.err
     assert not (here / "pwned").exists()
+    for changes, says in (
+        ({"regularizer": None}, "config.regularizer: None must be a mapping"),
+        ({"regularizer": {"l2": "x"}}, "config.regularizer.l2: 'x' must be a number"),
+        ({"model": {"_target_": None}}, "its record names no network"),
+    ):
+        path.write_text(json.dumps(found | {"config": found["config"] | changes}))
+        result = command(f"predict {path.parent} x.png")
+        assert (result.code, result.err.count("\n"), says in result.err) == (2, 1, True), result.err
+    path.write_text(json.dumps(found | {"config": found["config"] | {"regularizer": {"unknown": 1}}}))
+    assert "x.png: there is no such image" in command(f"predict {path.parent} x.png").err
 
 
 @pytest.mark.parametrize("kind", ["empty", "pipe"])
@@ -270,7 +280,7 @@ def test_a_checkpoint_that_is_empty_or_a_pipe(command, here: Path, kind: str) ->
     result = command(f"predict {run} x.png")
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     says = {"empty": "it is empty or cut off", "pipe": "not a regular file"}[kind]
-    assert f"best.ckpt: not a complete checkpoint" in result.err
+    assert "best.ckpt: not a complete checkpoint" in result.err
     assert says in result.err
     (run / "best.ckpt").unlink()
     (run / "best.ckpt").write_bytes(best)
