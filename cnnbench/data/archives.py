@@ -35,6 +35,9 @@ from cnnbench.runtime.progress import bar
 _TORONTO = ("https://www.cs.toronto.edu/~kriz/",)
 _MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _ZALANDO = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+_LARGEST = 1 << 30
+"""Bytes of an archive when it is unpacked: one of a few megabytes may hold many gigabytes of zeros."""
+
 _STANFORD = ("http://ufldl.stanford.edu/housenumbers/",)
 
 _IDX_FILES = (
@@ -201,13 +204,26 @@ def _cifar(
 
 
 def _pickles(archive: Path, members: set[str]) -> dict[str, Any]:
-    """Unpickles `members` in one pass: seeking backwards in a tar.gz decompresses it again from its start."""
+    """Unpickles `members` of a tar file."""
     contents = {}
-    with tarfile.open(archive) as tar:
+    with tarfile.open(fileobj=io.BytesIO(_unpacked(archive))) as tar:
         for member in tar:
             if member.name in members and (file := tar.extractfile(member)) is not None:
                 contents[member.name] = _unpickled(file.read())
     return contents
+
+
+def _unpacked(archive: Path) -> bytes:
+    """The content of a gzip file.
+
+    Raises:
+        OSError, EOFError, zlib.error: it is damaged, or has more than `_LARGEST` bytes.
+    """
+    with gzip.open(archive) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(f"it has more than {_LARGEST >> 20:,} MB")
+    return content
 
 
 def _unpickled(content: bytes) -> Any:
@@ -288,7 +304,7 @@ def _idx(archive: Path, dimensions: int) -> Bytes:
     """Reads a gzip idx file of unsigned bytes: magic number 0, 0, 8, `dimensions`; each size, big-endian; the bytes."""
     kind = f"a gzip idx{dimensions} file of bytes"
     try:
-        content = gzip.decompress(archive.read_bytes())
+        content = _unpacked(archive)
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(archive, kind, error) from None
     start = 4 + 4 * dimensions

@@ -17,9 +17,8 @@ from PIL import Image
 
 from cnnbench.config.schema import Data
 from cnnbench.data import cache
-from cnnbench.data.images import Bytes, ImageSet, Labels, limited, root_of
+from cnnbench.data.images import Bytes, ImageSet, Labels, check_names, limited, root_of
 from cnnbench.errors import ConfigError, nearest
-from cnnbench.runtime.text import is_name
 
 _CACHE_FORMAT = 2  # raised when cached pixels would come out differently
 
@@ -82,6 +81,7 @@ def folder(data: Data) -> ImageSet:
         raise ConfigError(f"data.root={data.root}: there is no such folder.")
     if not all(file.part for file in files):
         files, note = _divided(files, data, above), f"{note}, divided by the content of the files"
+    check_names({file.label for file in files}, data)  # before all of them are decoded
     note += _check_classes(root, files)
     train = sorted(file for file in files if file.part != "test")
     test = sorted(file for file in files if file.part == "test")
@@ -268,11 +268,6 @@ def _check_classes(root: Path, files: list[File]) -> str:
     Raises:
         ConfigError: a class has images, but none for training.
     """
-    for name in {file.label for file in files}:
-        if not is_name(name):
-            raise ConfigError(
-                f"data.root={root}: class {name!r} has a line break or another control character in its name."
-            )
     counts = {part: Counter(file.label for file in files if file.part == part) for part in PARTS}
     every, train = Counter(file.label for file in files), counts["train"]
     for name in sorted(every):

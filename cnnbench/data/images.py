@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
 from pathlib import Path
@@ -23,6 +23,7 @@ from cnnbench.config.targets import locate
 from cnnbench.errors import ConfigError
 from cnnbench.runtime.files import check_regular
 from cnnbench.runtime.memory import free_memory
+from cnnbench.runtime.text import is_name
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -76,9 +77,23 @@ def load(data: Data) -> ImageSet:
     if not reads:
         raise ConfigError(f"data._target_={data._target_}: must be declared to return a cnnbench.data.images.ImageSet.")
     images = read(data)
+    check_names(images.classes, data)
     if images.validation is not None and data.val in ("split", "test"):  # they are training images like all others
         images = replace(images, validation=None, fingerprint=_changed(images, "without validation"))
     return _rotated(images) if data.labels == "rotation" else images
+
+
+def check_names(classes: Iterable[str], data: Data) -> None:
+    """Checks that no class's name could command the terminal or break a line.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for name in classes:
+        if not is_name(name):
+            raise ConfigError(
+                f"data.root={data.root}: class {name!r} has a line break or another control character in its name."
+            )
 
 
 def _changed(images: ImageSet, how: str) -> str:

@@ -1,5 +1,6 @@
 """Hostile input: archives, images, caches, checkpoints, names and records that somebody else made."""
 
+import gzip
 import json
 import os
 import pickle
@@ -15,9 +16,10 @@ import torch
 from conftest import record, write_images
 from made_records import made, write
 from PIL import Image
+from small_archives import write_cifar10, write_mnist, write_tar
 
 from cnnbench.config.schema import Data
-from cnnbench.data import cache, images
+from cnnbench.data import archives, cache, images
 from cnnbench.data.archives import _unpickled as unpickled
 from cnnbench.errors import ConfigError
 
@@ -64,6 +66,29 @@ def test_pickles_of_anything_else_are_refused(here: Path, content: bytes) -> Non
     with pytest.raises(pickle.UnpicklingError, match="it holds"):
         unpickled(content)
     assert not (here / "pwned").exists()
+
+
+@pytest.mark.parametrize("option", ["cifar10", "mnist"])
+def test_archives_that_would_fill_the_memory(command, here: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    {"cifar10": write_cifar10, "mnist": write_mnist}[option](here)
+    for path in here.glob("*.gz"):
+        with gzip.open(path, "ab", compresslevel=1) as file:
+            for _ in range(3):
+                file.write(bytes(1 << 20))
+    monkeypatch.setattr(archives, "_LARGEST", 2 << 20)
+    result = command(f"data={option} data.root={here} data.md5=null epochs=1")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "it has more than 2 MB" in result.err
+
+
+def test_class_names_of_an_archive_are_checked_too(command, here: Path) -> None:
+    names = {"cifar-10-batches-py/batches.meta": {"label_names": [*"abcdefghi", f"j{ESCAPE}"]}}
+    batch = {"data": np.zeros((20, 3072), np.uint8), "labels": [*range(10)] * 2}
+    parts = [f"cifar-10-batches-py/{name}" for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6)))]
+    write_tar(here / "cifar-10-python.tar.gz", names | dict.fromkeys(parts, batch))
+    result = command(f"data=cifar10 data.root={here} data.md5=null epochs=1")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "has a line break or another control character in its name" in result.err
 
 
 # --- images
