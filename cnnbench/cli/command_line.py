@@ -1,5 +1,6 @@
 """The command `cnnbench` and its exit codes."""
 
+import errno
 import io
 import signal
 import sys
@@ -50,5 +51,5 @@ def main(words: list[str] | None = None) -> int:
         print("cnnbench: ~: nobody knows your home directory here. Set HOME, or write the whole path.", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"cnnbench: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        print(f"cnnbench: {legible(str(error.filename or ''))}: {error.strerror or error}", file=sys.stderr)
+        return 2 if error.errno == errno.ENAMETOOLONG else 1

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -28,7 +28,7 @@ from yaml import YAMLError
 from cnnbench.config import engines
 from cnnbench.config.engines import Engine
 from cnnbench.config.keys import CONF, GROUPS, KEYS, LIGHTNINGS, keys_beside
-from cnnbench.config.messages import load_yaml, one_line, yaml_line
+from cnnbench.config.messages import check_yaml, load_yaml, one_line, yaml_line
 from cnnbench.config.schema import ROLES, Config, Role, check_seeds
 from cnnbench.config.targets import look_in
 from cnnbench.errors import ConfigError, nearest
@@ -52,6 +52,10 @@ _HYDRA_INSTEAD = {
     "hydra.searchpath": "Type --config-dir FOLDER to add configs of your own.",
 }
 """What to type instead of some of Hydra's keys. Whatever nothing reads is refused: to ignore it would mislead."""
+
+
+MOST_RUNS = 100_000
+"""Runs of a sweep: all of them are made and checked before the first one starts."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def config_source(config_dir: Path | None) -> Iterator["Composer"]:
             name = path.relative_to(config_dir)
             if (CONF / name).exists():
                 raise ConfigError(f"{path}: the built-in {name} has this name. Give yours another one.")
+            check_yaml(path)
         look_in(config_dir)
     hydra = GlobalHydra.instance()
     outer = hydra.hydra
@@ -183,6 +188,10 @@ class Composer:
         if not sweep:
             return [self._job(composed, typed, ())]
         unseeded: dict[tuple[str, ...], DictConfig] = {(): composed}
+        runs = math.prod(_count(o) for o in sweep.values())
+        if runs > MOST_RUNS:
+            words = " ".join(o.input_line or "" for o in sweep.values())
+            raise ConfigError(f"{words}: {runs:,} runs. A sweep has at most {MOST_RUNS:,}.")
         jobs = []
         for combination in itertools.product(*(self._values(o) for o in sweep.values())):
             seeds = [word for word in combination if word.startswith("seed=")]
@@ -243,7 +252,7 @@ class Composer:
                 word = word.lstrip("+")  # all keys exist, so that nothing has to be added
             try:
                 override = self._parser.parse_override(word)
-            except (HydraException, ValueError) as error:  # a number of thousands of digits is a ValueError
+            except (HydraException, RecursionError, ValueError) as error:  # the last of a number of thousands of digits
                 reason = str(error).splitlines()[0]
                 raise ConfigError(f"{word or repr('')}: not of the form key=value ({reason}).") from None
             if _is_open(override.key_or_group) and not word.startswith("~"):
@@ -316,6 +325,7 @@ class Composer:
             HydraException,
             OmegaConfBaseException,
             OverflowError,
+            RecursionError,
             ValueError,
         ) as error:  # Hydra's own, of a bad file
             for kind in (GrammarParseError, UnicodeDecodeError):
@@ -418,6 +428,16 @@ class Composer:
             data, small = composed.data, composed.small
             data.limit = small.limit if data.limit is None else min(data.limit, small.limit)
             composed.epochs = min(composed.epochs, small.epochs)
+
+
+def _count(override: Override) -> int:
+    """The number of values of a sweep, which are not listed for it."""
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep) and sweep.step:
+        assert sweep.start is not None, "Hydra's parser sets it"
+        assert sweep.stop is not None, "Hydra's parser sets it"
+        return max(0, math.ceil((sweep.stop - sweep.start) / sweep.step))
+    return len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
 
 
 def _by_name(callbacks: dict[str, Any], option: str) -> dict[str, Any]:

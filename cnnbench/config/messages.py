@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import CollectionNode, MarkedYAMLError, Node, ScalarNode, YAMLError
 
 from cnnbench.config.keys import keys_beside
 from cnnbench.errors import ConfigError, nearest
+from cnnbench.runtime.files import check_regular
 
 
 def load_yaml(path: Path) -> Any:
@@ -24,6 +26,41 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(yaml_line(error)) from None
     except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: can't be read ({str(error).splitlines()[0]}).") from None
+
+
+MOST_VALUES = 100_000
+"""Values of a YAML file, counted as often as aliases (`*name`) repeat them. Ten lines could make a thousand million."""
+
+
+def check_yaml(path: Path) -> None:
+    """Checks that a YAML file holds a mapping of at most `MOST_VALUES`. Other mistakes are found when it is read.
+
+    Raises:
+        ConfigError: it doesn't, or is a pipe.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            pairs = node.value if isinstance(node, CollectionNode) else ()
+            inner = (each for pair in pairs for each in (pair if isinstance(pair, tuple) else (pair,)))
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    try:
+        check_regular(path)
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        values = 0 if root is None else size(root)
+    except (YAMLError, UnicodeDecodeError):
+        return
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror}).") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: too many lists and mappings inside each other.") from None
+    if values > MOST_VALUES:
+        raise ConfigError(f"{path}: its aliases (*name) make more than {MOST_VALUES:,} values of it.")
+    if isinstance(root, ScalarNode) and root.value:
+        raise ConfigError(f"{path}: must hold keys with values, not a single value.")
 
 
 def yaml_line(error: YAMLError) -> str:

@@ -372,5 +372,55 @@ def test_numbers_that_no_record_can_hold(command, here: Path, words: str) -> Non
     assert list(here.iterdir()) == []
 
 
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("5", "must hold keys with values, not a single value"),
+        ("[" * 5000 + "]" * 5000, "too many lists and mappings inside each other"),
+        (BOMB, "its aliases (*name) make more than 100,000 values of it"),
+        ("a: &a [*a]", "too many lists and mappings inside each other"),
+        ("a: [1\nb: }", "line 2: not valid YAML"),
+    ],
+    ids=["a number", "deep", "aliases", "endless", "syntax"],
+)
+def test_a_users_yaml_file(command, here: Path, content: str, says: str) -> None:
+    path = here / "mine" / "optimizer" / "x.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    result = command("--config-dir mine data=digits optimizer=x --dry-run")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert f"x.yaml{', ' if says.startswith('line') else ': '}{says}" in result.err
+
+
+def test_a_users_yaml_file_that_is_a_pipe(command, here: Path) -> None:
+    (here / "mine" / "optimizer").mkdir(parents=True)
+    os.mkfifo(here / "mine" / "optimizer" / "x.yaml")
+    result = command("--config-dir mine data=digits optimizer=sgd --dry-run")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "x.yaml: can't be read (not a regular file)" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("lr=" + "[" * 500 + "]" * 500, "recursion depth"),
+        ("+a=" + "{a:" * 300 + "1" + "}" * 300, "recursion depth"),
+        ("-m seed=range(100000000)", "seed=range(100000000): 100,000,000 runs. A sweep has at most 100,000."),
+        ("-m seed=range(1000) epochs=range(1,1001)", "1,000,000 runs"),  # 1,000 x 1,000
+        (f"runs_dir={'x' * 300}", "File name too long"),
+    ],
+    ids=["lists", "mappings", "range", "product", "name"],
+)
+def test_words_beyond_all_bounds(command, here: Path, words: str, says: str) -> None:
+    result = command(f"data=digits {words} --dry-run")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert says in result.err
+
+
 def test_the_data_of_digits_is_as_before() -> None:
     assert images.load(Data(_target_="cnnbench.data.images.digits")).fingerprint == "5211cc2b3c35484a"
