@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cnnbench.cli.arguments import command_parser, number, settings_of
 from cnnbench.config.composition import as_yaml
 from cnnbench.errors import ConfigError, nearest
+from cnnbench.runtime.text import legible
 
 if TYPE_CHECKING:
     from cnnbench.analysis.comparison import Comparison
@@ -98,7 +99,7 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
     higher = {"true": True, "false": False, None: None}[settings.get("higher")]
     contestant = tuple(settings["contestant"].split(",")) if "contestant" in settings else ()
     metric, seed, epoch, problem = (settings.get(key) for key in ("metric", "seed", "epoch", "problem"))
-    title = ", ".join("standard input" if word == "-" else Path(word).name for word in words)
+    title = ", ".join("standard input" if word == "-" else legible(Path(word).name) for word in words)
     out = _out(settings, _beside(words, settings))
     if options.cfg:
         given = {"metric": metric, "higher": higher, "contestant": list(contestant), "seed": seed, "epoch": epoch}
@@ -109,7 +110,7 @@ def _compare_tables(words: list[str], settings: dict[str, str], options: argpars
     from cnnbench.results.table_files import read
 
     columns = Columns(metric, higher, contestant, seed, epoch, problem)
-    command = shlex.join(["cnnbench", "compare", *words, *_typed(settings)])
+    command = legible(shlex.join(["cnnbench", "compare", *words, *_typed(settings)]))
     frame = read(words)
     comparisons = compare_frame(frame, columns, title, settings.get("baseline"), targets, margin, command)
     return _show(comparisons, None, out, options, suite_of(comparisons, title))

@@ -6,6 +6,7 @@ from pathlib import Path
 from cnnbench.cli.arguments import command_parser, settings_of
 from cnnbench.config.composition import as_yaml
 from cnnbench.errors import ConfigError, nearest
+from cnnbench.runtime.text import legible
 
 PROGRAMS = ("lightning", "mlflow", "tensorboard", "wandb")
 """What can be imported."""
@@ -41,10 +42,10 @@ def import_results(words: list[str]) -> int:
     varying = f"; {', '.join(table.varying)} varies" if len(table.varying) == 1 else ""
     varying = f"; {', '.join(table.varying)} vary" if len(table.varying) > 1 else varying
     size = f"{table.frame['run'].n_unique():,} runs, {len(table.frame):,} rows"
-    print(f"{out}: {size}; metrics {', '.join(table.metrics)}{varying}")
+    print(legible(f"{out}: {size}; metrics {', '.join(table.metrics)}{varying}"))
     words = ["cnnbench", "compare", str(out)]
     if table.contestants and "," not in "".join(table.contestants):
         words.append(f"contestant={','.join(table.contestants)}")
     words += [f"metric={metric}" for metric in metrics[:1]]
-    print(f"Compare them with: {shlex.join(words)}")
+    print(legible(f"Compare them with: {shlex.join(words)}"))
     return 0

@@ -13,6 +13,7 @@ from cnnbench.cli.arguments import command_parser, settings_of
 from cnnbench.config.composition import as_yaml
 from cnnbench.config.formats import FORMATS, check_format
 from cnnbench.errors import ConfigError
+from cnnbench.runtime.text import legible
 
 RUN = "runs/NAME/RUN, the beginning of its name, or runs/NAME if it holds one run"
 
@@ -65,11 +66,11 @@ def predict(words: list[str]) -> int:
     code = 0
     for path, result in predict(run, options.paths):
         if isinstance(result, ConfigError):
-            print(f"cnnbench: {result}", file=sys.stderr)
+            print(f"cnnbench: {legible(str(result))}", file=sys.stderr)
             code = 1
         elif not options.json:
             shares = list(result.probabilities.items())[:3]
-            print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in shares))
+            print(f"{legible(str(path))}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in shares))
         told = {"error": str(result)} if isinstance(result, ConfigError) else asdict(result)
         rows.append({"path": str(path), **told})
     if options.json:
@@ -96,7 +97,7 @@ def export(words: list[str]) -> int:
 
     result = export(run, options.format)
     file = run / FORMATS[options.format].file
-    print(f"{file}: {result.same:,} of {result.images:,} {result.part} images get the same class as from the run's "
+    print(f"{legible(str(file))}: {result.same:,} of {result.images:,} {result.part} images get the same class as from the run's "
           f"model; largest difference of a probability {result.difference:.1e}")  # fmt: skip
     if not result.holds:
         print("cnnbench: the exported model predicts differently, so the file was not written", file=sys.stderr)
@@ -113,7 +114,7 @@ def _export_results(folder: Path, suffix: str) -> int:
     if out.exists():
         raise ConfigError(f"{out}: is there already. Move it away first.")
     write(runs, out)
-    print(f"{out}: {len(runs):,} runs")
+    print(f"{legible(str(out))}: {len(runs):,} runs")
     return 0
 
 
@@ -135,7 +136,8 @@ def bundle(words: list[str]) -> int:
 
     count = bundles.write(folder, out, (ladder.FILE, sequential.FILE, tuning.FILE))
     command = shlex.join(["cnnbench", "compare", str(out)])
-    print(f"{out}: {count:,} records, {out.stat().st_size / 1000:,.0f} kB. Compare them with: {command}")
+    size = f"{out.stat().st_size / 1000:,.0f} kB"
+    print(legible(f"{out}: {count:,} records, {size}. Compare them with: {command}"))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any, get_type_hints
 from hydra.utils import get_object, instantiate
 
 from cnnbench.errors import ConfigError, nearest
+
+logging.getLogger("hydra").addHandler(logging.NullHandler())  # it logs what `locate` raises, in lines of its own
 
 Spec = dict[str, Any]
 """A group's config: `_target_` and its arguments. `_target_: null` builds nothing."""

@@ -93,13 +93,15 @@ def as_markdown(comparisons: list[Comparison], tuning: Tuning | None, suite: Sui
     """Verdicts and tables as Markdown."""
 
     def escape(text: str) -> str:
-        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("|", "\\|"))
+        """Text that makes no element, link, picture or column of its own."""
+        text = " ".join(text.split("\n")).replace("|", "\\|").replace("](", "]\\(")
+        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
     def sheet(sheet: Sheet) -> Iterable[str]:
-        yield from (f"### {sheet.title}", "", "| " + " | ".join(map(escape, sheet.columns)) + " |")
+        yield from (f"### {escape(sheet.title)}", "", "| " + " | ".join(map(escape, sheet.columns)) + " |")
         yield "|" + "|".join("---" if i < sheet.left else "---:" for i in range(len(sheet.columns))) + "|"
         yield from ("| " + " | ".join(map(escape, row)) + " |" for row in sheet.rows)
-        yield from ("", sheet.note, "") if sheet.note else ("",)
+        yield from ("", escape(sheet.note), "") if sheet.note else ("",)
 
     def code(commands: list[str]) -> list[str]:
         return [*(f"    {command}" for command in commands), ""] if commands else []

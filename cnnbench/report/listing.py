@@ -19,6 +19,7 @@ from cnnbench.report.tables import MOST_CLASSES, Sheet
 from cnnbench.report.terminal import print_sheet
 from cnnbench.results import identity, records
 from cnnbench.results.records import Layer, Record
+from cnnbench.runtime.text import legible
 
 
 @dataclass
@@ -103,13 +104,17 @@ def show_list(folder: Path, as_json: bool) -> None:
         return
     cells = [
         [
-            f"{r.contestant}, seed {r.seed}", r.run, r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc),
+            f"{r.contestant}, seed {r.seed}", legible(r.run), r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc),
             _tested(r), f"{r.seconds:,.1f}",
         ]
         for r in found
     ]  # fmt: skip
     columns = ["contestant", "run", "status", "epochs", "best validation", "test", "seconds"]
-    print_sheet(_console(), Sheet(f"{folder}: {len(found)} runs", columns, cells, left=3), "`cnnbench list --json`")
+    print_sheet(
+        _console(),
+        Sheet(f"{legible(str(folder))}: {len(found)} runs", columns, cells, left=3),
+        "`cnnbench list --json`",
+    )
 
 
 def _tested(row: Row) -> str:

@@ -14,6 +14,7 @@ from cnnbench.report.commands import fresh_commands
 from cnnbench.report.exports import as_csv, as_latex, as_markdown
 from cnnbench.report.tables import Sheet, main_sheets, overall, winners
 from cnnbench.runtime import files
+from cnnbench.runtime.text import legible
 
 
 def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = None, suite: Suite | None = None) -> None:
@@ -28,7 +29,8 @@ def show(comparisons: list[Comparison], folder: Path, tuning: Tuning | None = No
     finally:  # a full disk costs no table
         _print(console, comparisons, tuning, suite)
     rest = ", ".join(name for name in written if name != "report.html")
-    console.print(f"{folder / 'report.html'} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
+    report = legible(str(folder / "report.html"))
+    console.print(f"{report} (beside it {rest})", highlight=False, markup=False, soft_wrap=True)
 
 
 def write(comparisons: list[Comparison], folder: Path, tuning: Tuning | None, suite: Suite | None) -> list[str]:

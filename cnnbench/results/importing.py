@@ -25,6 +25,7 @@ from cnnbench.config.messages import yaml_line
 from cnnbench.errors import ConfigError, nearest
 from cnnbench.results import identity, table_files
 from cnnbench.runtime import files
+from cnnbench.runtime.text import legible
 
 
 @dataclass
@@ -418,4 +419,4 @@ def _below(folder: Path, root: Path) -> str:
 
 
 def _leave_out(path: Path | str, reason: str) -> None:
-    print(f"left out: {path}: {reason.splitlines()[0] if reason else 'damaged'}", file=sys.stderr)
+    print(legible(f"left out: {path}: {reason.splitlines()[0] if reason else 'damaged'}"), file=sys.stderr)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from made_records import made, write
 from PIL import Image
 from small_archives import write_cifar10, write_mnist, write_tar
 
+from cnnbench.analysis.loading import compare_folders
 from cnnbench.config.schema import Data
 from cnnbench.data import archives, cache, images
 from cnnbench.data.archives import _unpickled as unpickled
 from cnnbench.errors import ConfigError
+from cnnbench.report.exports import as_markdown
 
 ESCAPE = "\x1b[2J\x1b]0;title\x07"
 
@@ -351,6 +354,51 @@ def test_names_reach_no_output_as_commands(command, here: Path, no_figures: None
     assert not any("\x1b" in text for text in written.values())
     assert "<script>" not in written["comparison.md"] + written["report.html"].replace("<script>\n", "")
     assert ",'=cmd" in written["comparison.csv"]
+
+
+def test_names_of_files_and_folders_reach_no_terminal_as_commands(command, here: Path, no_figures: None) -> None:
+    runs = [made(f"optimizer={name} seed=0", (0.5, 0.7), 0.6) for name in ("adam", "sgd")]
+    folder = write(here / f"of{ESCAPE}", *runs)
+    (folder / runs[0]["run_id"]).rename(folder / f"first{ESCAPE}")
+    (folder / f"broken{ESCAPE}").mkdir()
+    (folder / f"broken{ESCAPE}" / "record.json").write_text("{")
+    Path(f"table{ESCAPE}.csv").write_text("optimizer,seed,acc\nadam,0,0.5\nadam,1,0.6\nsgd,0,0.7\nsgd,1,0.8\n")
+    main_words = (["list", str(folder)], ["compare", str(folder)], ["show", str(folder)], ["bundle", str(folder)])
+    for words in (*main_words, ["export", str(folder), "--format", "csv"], ["compare", f"table{ESCAPE}.csv"]):
+        result = command(shlex.join(words))
+        assert "Traceback" not in result.err
+        assert "\x1b" not in result.out + result.err, words
+    written = [path.read_text() for path in here.glob("compared/*/*") if path.suffix != ".png"]
+    assert len(written) == 4
+    assert not any("\x1b" in text for text in written)
+
+
+def test_predict_names_hostile_files_as_plain_text(command, here: Path) -> None:
+    command("data=digits epochs=1")
+    (run,) = (path.parent for path in here.glob("runs/default/*/record.json"))
+    Image.new("L", (8, 8)).save("good.png")
+    Path("good.png").rename(f"good{ESCAPE}.png")
+    Path(f"bad{ESCAPE}.png").write_text("x")
+    result = command(f"predict {run} .")
+    assert (result.code, result.out.count("good"), result.err.count("not a readable image")) == (1, 1, 1)
+    assert "\x1b" not in result.out + result.err
+
+
+def test_markdown_loads_no_picture_and_follows_no_link(here: Path) -> None:
+    runs = [made(f"optimizer={name} seed=0", (0.5, 0.7), 0.6) for name in ("adam", "sgd")]
+    runs[0]["choices"]["optimizer"] = "![x](http://evil/x.png)[y](javascript:z)\n# title"
+    comparisons, tuning = compare_folders([write(here / "runs", *runs)])
+    text = as_markdown(comparisons, tuning)
+    assert "evil" in text
+    assert "](" not in text
+    assert "\n# title" not in text
+
+
+def test_a_class_that_is_not_there_is_one_line(here: Path) -> None:
+    words = [sys.executable, "-m", "cnnbench", "data=digits", "optimizer._target_=torch.optim.Adamx", "--dry-run"]
+    result = subprocess.run(words, capture_output=True, text=True)  # pytest keeps loggers' lines from `capfd`
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "cnnbench: optimizer._target_=torch.optim.Adamx: there is no such class.\n"
 
 
 def test_a_terminal_without_unicode(here: Path) -> None:
