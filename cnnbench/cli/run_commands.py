@@ -97,8 +97,8 @@ def export(words: list[str]) -> int:
 
     result = export(run, options.format)
     file = run / FORMATS[options.format].file
-    print(f"{legible(str(file))}: {result.same:,} of {result.images:,} {result.part} images get the same class as from the run's "
-          f"model; largest difference of a probability {result.difference:.1e}")  # fmt: skip
+    same = f"{result.same:,} of {result.images:,} {result.part} images get the same class as from the run's model"
+    print(f"{legible(str(file))}: {same}; largest difference of a probability {result.difference:.1e}")
     if not result.holds:
         print("cnnbench: the exported model predicts differently, so the file was not written", file=sys.stderr)
         return 1

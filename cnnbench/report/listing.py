@@ -110,11 +110,8 @@ def show_list(folder: Path, as_json: bool) -> None:
         for r in found
     ]  # fmt: skip
     columns = ["contestant", "run", "status", "epochs", "best validation", "test", "seconds"]
-    print_sheet(
-        _console(),
-        Sheet(f"{legible(str(folder))}: {len(found)} runs", columns, cells, left=3),
-        "`cnnbench list --json`",
-    )
+    title = f"{legible(str(folder))}: {len(found)} runs"
+    print_sheet(_console(), Sheet(title, columns, cells, left=3), "`cnnbench list --json`")
 
 
 def _tested(row: Row) -> str:
