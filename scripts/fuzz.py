@@ -258,38 +258,11 @@ def checkpoint_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tu
 
 
 PIECES = [
-    *(
-        "a",
-        "=cmd|x",
-        "+1",
-        "@x",
-        "<script>",
-        "</td><img src=x onerror=y>",
-        "![x](http://x)",
-        "[/b]",
-        "[red]",
-        "|",
-        "\\",
-    ),
-    *(
-        "\x1b[2J",
-        "\x1b]52;c;eA==\x07",
-        "\x9b2J",
-        "\u2028",
-        "\u202e",
-        "$x^{2",
-        "%",
-        "#",
-        "&",
-        "_",
-        "\n",
-        "\t",
-        "\r",
-        "é",
-        "图",
-    ),
-    *("$(touch pwned)", "`touch pwned`", "'; touch pwned; '", "\udcff", "{", "}", '"', "'"),
+    *("a", "=cmd|x", "+1", "@x", "<script>", "</td><img src=x onerror=y>", "![x](http://x)", "[/b]", "[red]", "|"),
+    *("\\", "\x1b[2J", "\x1b]52;c;eA==\x07", "\x9b2J", "\u2028", "\u202e", "$x^{2", "%", "#", "&", "_", "\n", "\t"),
+    *("\r", "é", "图", "$(touch pwned)", "`touch pwned`", "'; touch pwned; '", "\udcff", "{", "}", '"', "'"),
 ]
+"""What hostile names are made of: HTML, Markdown, LaTeX, CSV formulas, commands to the terminal and to the shell."""
 
 
 def name_inputs(count: int, rng: random.Random, here: Path) -> Iterator[tuple[bytes, Callable[[], object]]]:
