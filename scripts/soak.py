@@ -29,17 +29,31 @@ KINDS = {
     "workers": f"-m {_RUN} epochs=20 augment=flip_crop optimizer=adam,muon seed=0,1 workers=2",
     "tune": f"tune {_RUN} epochs=6 optimizer=adam,sgd trials=3 seeds=1 workers=2",
     "search": f"-m {_RUN} epochs=3 search=joint search.epochs=6 seed=0,1",
+    "random": f"-m {_RUN} epochs=3 search=random search.epochs=6 search.trial_epochs=2 seed=0,1",
+    "ladder": f"{_RUN} epochs=3 --config-dir {{mine}} experiment=rungs",
     "averages": f"-m {_RUN} epochs=8 average=ema,swa,lookahead data.in_memory=false seed=0",
 }
 GROUPS = ("optimizer", "scheduler", "augment", "regularizer", "loss", "average", "update", "stop")
 KINDS |= {group: f"-m {_RUN} epochs=3 {group}=glob(*)" for group in GROUPS}
 KINDS["regularizer"] = KINDS["regularizer"].replace("model.dropout=0.3 ", "")  # it is one of them
-"""The commands that are killed; those of a group run each of its options."""
+KINDS["hardware"] = f"-m {_RUN} epochs=3 hardware=auto,cpu,cpu_bf16,deterministic"
+KINDS["model"] = KINDS["regularizer"].replace(
+    "regularizer=glob(*)", "model=glob(*,exclude=[mnist_cnn,speed_cnn,timm,torchvision])"
+)
+"""The commands that are killed; those of a group run each of its options that fits images of 12 x 12 pixels."""
+LADDER = """# @package _global_
+ladder:
+  batch norm: [model.batch_norm=true]
+  faster: [lr=0.01]
+  with a schedule: [scheduler=cosine]
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1"}}}
+"""
 
 
 def start(kind: str, runs: Path, name: str) -> subprocess.Popen[str]:
     """Starts the sweep in a group of processes of its own."""
-    command = [sys.executable, "-m", "cnnbench", *KINDS[kind].split(), f"runs_dir={runs}", f"name={name}"]
+    words = KINDS[kind].format(mine=runs / "mine").split()
+    command = [sys.executable, "-m", "cnnbench", *words, f"runs_dir={runs}", f"name={name}"]
     log = (runs / "log").open("w")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
@@ -137,6 +151,8 @@ def main() -> int:
     sweeps = compared = differences = touched = left = 0
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
+        (runs / "mine" / "experiment").mkdir(parents=True)
+        (runs / "mine" / "experiment" / "rungs.yaml").write_text(LADDER)
         kind = options.kind
         assert start(kind, runs, "whole").wait() == 0, (runs / "log").read_text()
         expected = results(runs / "whole")

@@ -51,5 +51,6 @@ def main(words: list[str] | None = None) -> int:
         print("cnnbench: ~: nobody knows your home directory here. Set HOME, or write the whole path.", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"cnnbench: {legible(str(error.filename or ''))}: {error.strerror or error}", file=sys.stderr)
+        place = f"{legible(str(error.filename))}: " if error.filename else ""
+        print(f"cnnbench: {place}{error.strerror or error}", file=sys.stderr)
         return 2 if error.errno == errno.ENAMETOOLONG else 1

@@ -415,7 +415,7 @@ def _download(servers: Sequence[str], archive: Path, md5: str | None) -> None:
         try:
             return _fetch(f"{server}{archive.name}", archive, md5)
         except (OSError, http.client.HTTPException) as error:
-            reasons.append(str(getattr(error, "reason", error)))
+            reasons.append(str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error))
     raise ConfigError(
         f"data.root={archive.parent}: {archive.name} is missing and can't be downloaded "
         f"({'; '.join(dict.fromkeys(reasons))}). "

@@ -4,6 +4,7 @@ A reader is a function from `schema.Data` to an `ImageSet`. A YAML file of the g
 The module imports no torch.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -264,7 +265,8 @@ def check_space(folder: Path, needed: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"{needed / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free")
+        says = f"No space left on device: {needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, says, str(folder))
 
 
 def root_of(data: Data, option: str) -> Path:

@@ -3,10 +3,13 @@
 import errno
 import io
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import all_records, record, without_times
+from conftest import all_records, record, without_times, write_images
 from made_records import made, write
 
 from cnnbench.results import records
@@ -111,6 +114,57 @@ def test_a_full_disk_under_tensorboard(command, here: Path, monkeypatch) -> None
     assert len(record(here)["history"]) == 2
 
 
+@pytest.fixture
+def small_disk(here: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    folder = here / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3M", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"only root can mount a file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leaves `free` bytes of a disk."""
+    path = disk / "filled"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - free)
+    return path
+
+
+@pytest.mark.parametrize("free", [0, 20_000, 300_000, 500_000])  # no record, no checkpoint, one, not the last one
+def test_a_disk_that_is_really_full(command, here: Path, small_disk: Path, free: int) -> None:
+    words = f"-m data=digits data.limit=300 epochs=2 seed=0,1 runs_dir={small_disk}"
+    filled = fill(small_disk, free)
+    result = command(words)
+    assert (result.code, "Traceback" in result.err) == (1, False)
+    assert "No space left on device" in result.err
+    filled.unlink()
+    assert command(words).code == 0
+    assert command(words.replace(str(small_disk), "other")).code == 0
+    ours = {found["run_id"]: without_times(found) for found in all_records(small_disk)}
+    others = {found["run_id"]: without_times(found) for found in all_records(here / "other")}
+    assert len(ours) == 2
+    assert {key: found | {"config": None} for key, found in ours.items()} == {
+        key: found | {"config": None} for key, found in others.items()
+    }
+
+
+@pytest.mark.parametrize("free", [0, 10_000, 500_000])  # no hashes of 200 files, no list of them, no 960,000 bytes
+def test_a_full_disk_during_decoding(command, here: Path, small_disk: Path, monkeypatch, free: int) -> None:
+    write_images(here / "DIR", {"red": 50, "blue": 50}, size=40)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    filled = fill(small_disk, free)
+    result = command("data=folder data.root=DIR epochs=1")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"cnnbench: {small_disk}/cnnbench/folder" in result.err
+    assert ": No space left on device" in result.err
+    filled.unlink()
+    assert command("data=folder data.root=DIR epochs=1").code == 0
+
+
 def test_a_place_that_cannot_be_written(command, here: Path) -> None:
     (here / "runs").write_text("a file where the folder should be")
     result = command("data=digits epochs=1")
@@ -139,5 +193,5 @@ def test_no_download_onto_a_full_disk(command, here: Path, monkeypatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(b""))
     result = command("data=cifar10")
     assert result.code == 2
-    assert "1,000,000,000,000 MB are needed" in result.err
+    assert "1,000,000,000,000.0 MB are needed" in result.err
     assert list(here.iterdir()) == []
