@@ -16,6 +16,10 @@ class ConfigError(CnnbenchError):
         super().__init__(" ".join(message.split()))
 
 
+class DoesNotFit(ConfigError):
+    """A part of a recipe that images of this size, or with this number of channels, can't be used with."""
+
+
 class RecordError(CnnbenchError):
     """A file that is not a record of a run. Its message names the file in one line."""
 

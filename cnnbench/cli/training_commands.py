@@ -3,7 +3,6 @@
 Slow modules are imported only after the words have been checked.
 """
 
-import itertools
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -82,10 +81,14 @@ def _dry_run(request: Request, words: list[str]) -> None:
     from cnnbench.analysis.ladder import START
     from cnnbench.sweeps.sweep import about, check_all, warn
 
-    total = sum(map(len, rungs))
-    tasks = zip([job for jobs in rungs for job in jobs], itertools.cycle(images))
-    checked = check_all(tasks, alone=total == 1)
+    if len(rungs) > 1:
+        from cnnbench.sweeps.ladder import check
+
+        rungs, checked = check(request.jobs_of, rungs, images)
+    else:
+        checked = check_all(zip(request.jobs, images, strict=True), alone=len(request.jobs) == 1)
     warn(checked)
+    total = sum(map(len, rungs))
     print(f"{total} runs" if total > 1 else "1 run")
     config = rungs[0][0].config
     omissions = [(f"without {name}", added) for name, added in config.leave_out.items()]

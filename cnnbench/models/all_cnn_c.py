@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from cnnbench.errors import ConfigError
+from cnnbench.errors import DoesNotFit
 
 
 class AllCNNC(nn.Sequential):
@@ -24,13 +24,13 @@ class AllCNNC(nn.Sequential):
         classes: number of logits.
 
     Raises:
-        ConfigError: the images are smaller than 9x9.
+        DoesNotFit: the images are smaller than 9x9.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         channels, height, width = image_shape
         if min(height, width) < 9:
-            raise ConfigError(
+            raise DoesNotFit(
                 f"model: conv7 leaves nothing of an image of {height}x{width}; All-CNN-C takes 9x9 and more."
             )
         layers: OrderedDict[str, nn.Module] = OrderedDict(dropout0=nn.Dropout(0.2))

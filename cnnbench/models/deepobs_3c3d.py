@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from cnnbench.errors import ConfigError
+from cnnbench.errors import DoesNotFit
 
 
 class DeepOBS3c3d(nn.Sequential):
@@ -25,7 +25,7 @@ class DeepOBS3c3d(nn.Sequential):
         classes: number of logits.
 
     Raises:
-        ConfigError: the images are smaller than 9x9; the message names the convolution that leaves nothing.
+        DoesNotFit: the images are smaller than 9x9; the message names the convolution that leaves nothing.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
@@ -37,7 +37,7 @@ class DeepOBS3c3d(nn.Sequential):
             height, width = (size + 2 * padding - kernel_size + 1 for size in (height, width))
             if min(height, width) < 1:
                 shape = "x".join(map(str, image_shape[1:]))
-                raise ConfigError(f"model: conv{i} leaves nothing of an image of {shape}; 3c3d takes 9x9 and more.")
+                raise DoesNotFit(f"model: conv{i} leaves nothing of an image of {shape}; 3c3d takes 9x9 and more.")
             layers[f"pad{i}"] = nn.ZeroPad2d((width % 2, 1, height % 2, 1))
             layers[f"pool{i}"] = nn.MaxPool2d(3, stride=2)
             channels, height, width = filters, (height + 1) // 2, (width + 1) // 2

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cnnbench.errors import ConfigError, nearest
+from cnnbench.errors import ConfigError, DoesNotFit, nearest
 
 NAMES: list[str] = torchvision.models.list_models(
     module=torchvision.models,
@@ -38,7 +38,7 @@ def torchvision_model(image_shape: tuple[int, int, int], classes: int, name: str
     """
     _check(name)
     if image_shape[0] != 3:
-        raise ConfigError(f"model.name={name}: torchvision's networks take images of 3 channels, not {image_shape[0]}.")
+        raise DoesNotFit(f"model.name={name}: torchvision's networks take images of 3 channels, not {image_shape[0]}.")
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
     return network
 

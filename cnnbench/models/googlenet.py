@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 from torchvision.models.googlenet import BasicConv2d
 
-from cnnbench.errors import ConfigError
+from cnnbench.errors import DoesNotFit
 
 
 class GoogLeNet(torchvision.models.GoogLeNet):
@@ -24,13 +24,13 @@ class GoogLeNet(torchvision.models.GoogLeNet):
         classes: number of logits.
 
     Raises:
-        ConfigError: the images are smaller than 4x4.
+        DoesNotFit: the images are smaller than 4x4.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         channels, height, width = image_shape
         if min(height, width) < 4:
-            raise ConfigError(
+            raise DoesNotFit(
                 f"model: maxpool3 leaves nothing of an image of {height}x{width}; GoogLeNet takes 4x4 and more."
             )
         super().__init__(num_classes=classes, aux_logits=False, init_weights=False)

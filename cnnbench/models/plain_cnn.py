@@ -5,7 +5,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from torch import nn
 
-from cnnbench.errors import ConfigError, nearest
+from cnnbench.errors import ConfigError, DoesNotFit, nearest
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu"]
 
@@ -196,7 +196,7 @@ def size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
         width: before the convolution, in pixels.
 
     Raises:
-        ConfigError: nothing is left of the image.
+        DoesNotFit: nothing is left of the image.
     """
     kernel, stride, padding = conv["kernel_size"], conv["stride"], conv["padding"]
     across, step = window(i, conv)
@@ -209,7 +209,7 @@ def size_after(i: int, conv: Conv, height: int, width: int) -> tuple[int, int]:
             convolved = (size + 2 * pad - kernel) // stride + 1
         sizes.append((convolved - across) // step + 1)
     if min(sizes) < 1:
-        raise ConfigError(
+        raise DoesNotFit(
             f"model.convs[{i}]: kernel_size {kernel}, stride {stride}, padding {padding} and pool {across} "
             f"leave nothing of an image of {height}x{width}."
         )

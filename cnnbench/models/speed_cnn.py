@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from cnnbench.errors import ConfigError
+from cnnbench.errors import ConfigError, DoesNotFit
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -33,7 +33,8 @@ class SpeedCNN(nn.Sequential):
         logit_scale: factor of the logits.
 
     Raises:
-        ConfigError: the images are too small for the groups' poolings, or a value is not legal.
+        ConfigError: a value is not legal.
+        DoesNotFit: the images are too small for the groups' poolings.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class SpeedCNN(nn.Sequential):
         channels, height, width = image_shape
         smallest = 2 ** len(widths) + 1
         if min(height, width) < smallest:
-            raise ConfigError(
+            raise DoesNotFit(
                 f"model: {len(widths)} groups leave nothing of an image of {height}x{width}; allowed: {smallest}x"
                 f"{smallest} and more, or fewer model.widths."
             )

@@ -1,22 +1,27 @@
 """Ladders: the runs of each rung are due when all runs of the rung before have ended."""
 
-import itertools
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from cnnbench.analysis.contestants import Contestant
 from cnnbench.analysis.grouping import compare
-from cnnbench.analysis.ladder import FRESH, START, JobsOf, Ladder, Rung, judge
+from cnnbench.analysis.ladder import FRESH, START, JobsOf, Ladder, Rung, judge, rehearse
 from cnnbench.config.composition import Job
 from cnnbench.config.engines import Engine
 from cnnbench.data.images import ImageSet
+from cnnbench.errors import ConfigError, DoesNotFit
 from cnnbench.results.records import Record
 from cnnbench.sweeps.folders import folder_of
 from cnnbench.sweeps.sweep import Outcome, begin, carry_out, check_all, exit_code
 from cnnbench.sweeps.workers import Task
+
+if TYPE_CHECKING:
+    from cnnbench.training.checks import Checked
 
 
 def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], engine: Engine | None) -> Outcome:
@@ -34,8 +39,9 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     Raises:
         ConfigError: a run can't be done; none was started.
     """
+    rehearsed, checked = check(jobs_of, rehearsed, images)
     jobs = [job for rung in rehearsed for job in rung]
-    begin(check_all(zip(jobs, itertools.cycle(images))), engine)
+    begin(checked, engine)
     climber = _Climber(jobs_of, rehearsed[0], images)
     climber.folder.mkdir(parents=True, exist_ok=True)
     epochs = sum(job.config.search_epochs + job.config.epochs for job in jobs)
@@ -44,6 +50,39 @@ def climb(jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet], e
     results, code = carry_out(due, jobs[0].config.workers, len(jobs) + fresh, epochs, engine, climber.after)
     comparisons = compare(results, apart=True, ladder=climber.ladder) if results else []
     return Outcome(climber.folder, results, exit_code(results, code), comparisons)
+
+
+def check(
+    jobs_of: JobsOf, rehearsed: list[list[Job]], images: list[ImageSet]
+) -> "tuple[list[list[Job]], list[tuple[Job, Checked]]]":
+    """Checks all runs. Rungs and omissions that don't fit the images are taken out of the config, with a warning.
+
+    Args:
+        jobs_of: makes the jobs of a rung.
+        rehearsed: as `ladder.rehearse` gives them.
+        images: the images of each job of the start.
+
+    Returns:
+        The jobs of the others, as `ladder.rehearse` gives them, and what `check_all` gives for them.
+
+    Raises:
+        ConfigError: a run can't be done for another reason.
+    """
+    start, config = rehearsed[0], rehearsed[0][0].config
+    checked = check_all(zip(start, images, strict=True))
+    names = [(key, name) for key in ("ladder", "leave_out") for name in getattr(config, key)]
+    i = 1
+    for key, name in names:
+        try:
+            checked += check_all(zip(rehearsed[i], images, strict=True))
+            i += 1
+        except DoesNotFit as error:
+            print(f"warning: {key}, {name}: left out, as it doesn't fit the images ({error})", file=sys.stderr)
+            del getattr(config, key)[name]
+            rehearsed = rehearse(start, jobs_of)
+        except ConfigError as error:
+            raise ConfigError(f"{key}, {name}: {error}") from None
+    return rehearsed, checked
 
 
 class _Climber:

@@ -20,7 +20,7 @@ from cnnbench.config.schema import Config
 from cnnbench.config.targets import check
 from cnnbench.data.datamodule import ImageData
 from cnnbench.data.images import ImageSet
-from cnnbench.errors import ConfigError
+from cnnbench.errors import ConfigError, DoesNotFit
 from cnnbench.results.records import Sizes
 from cnnbench.runtime.machine import place
 from cnnbench.training import averaging, initialisation, optimizers
@@ -103,7 +103,7 @@ def _check_devices(config: Config) -> None:
 def _check_sizes(config: Config, data: ImageData) -> None:
     """Checks that the images are large enough for the augmentation, and enough for the processes."""
     if config.augment.padding == "reflect" and config.augment.crop >= min(data.image_shape[1:]):
-        raise ConfigError(
+        raise DoesNotFit(
             f"augment.crop={config.augment.crop}: with augment.padding=reflect a shift must be smaller than the "
             f"image's sides, {data.image_shape[1]}x{data.image_shape[2]}."
         )
@@ -124,7 +124,7 @@ def _checked_model(config: Config, data: ImageData, classes: int) -> nn.Module:
             logits = network(torch.zeros(1, *data.image_shape))
         except RuntimeError as error:
             shape = "x".join(map(str, data.image_shape))
-            raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
+            raise DoesNotFit(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, classes):
             raise ConfigError(
                 f"model: gives logits of shape {tuple(logits.shape)} for one image; must be (1, {classes})."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cnnbench.errors import ConfigError
+from cnnbench.errors import ConfigError, DoesNotFit
 from cnnbench.training import transfer
 
 KEYS = ("whiten", "dirac", "norm_scale", "norm_momentum", *transfer.KEYS)
@@ -47,14 +47,14 @@ def check(model: Mapping[str, Any], network: nn.Module, image_shape: tuple[int, 
     if model.get("whiten"):
         channels, height, width = image_shape
         if channels != 3:
-            raise ConfigError(
+            raise DoesNotFit(
                 "model.whiten=true: whitening needs images of 3 channels, as it separates colours from edges; these "
                 f"are grey ({channels} channel). Allowed: model.whiten=false."
             )
         first = _first(network)
         patch = first.kernel_size
         if height < patch[0] or width < patch[1]:
-            raise ConfigError(
+            raise DoesNotFit(
                 f"model.whiten=true: images of {height}x{width} are smaller than the first convolution's patches of "
                 f"{patch[0]}x{patch[1]}."
             )
