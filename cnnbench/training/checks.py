@@ -154,13 +154,16 @@ def _check_steps(config: Config, epoch: Epoch, network: nn.Module) -> None:
         )
     make_average(config, epoch, network)
     schedule = make_schedule(config, epoch, optimizer)
-    closure, name = optimizers.needs_closure(config.optimizer), config.optimizer["_target_"]
-    if closure and config.hardware.processes > 1:
+    trial, name = optimizers.tried(config.optimizer), config.optimizer["_target_"]
+    several = f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}"
+    if trial.closure and config.hardware.processes > 1:
         raise ConfigError(
-            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: {name} evaluates the "
-            f"loss several times a step, which several processes can't do together. Allowed: 1."
+            f"{several}: {name} evaluates the loss several times a step, which several processes can't do together. "
+            f"Allowed: 1."
         )
-    if not closure:
+    if trial.random and config.hardware.processes > 1:
+        raise ConfigError(f"{several}: {name} draws random numbers, other ones in each process. Allowed: 1.")
+    if trial.error is not None:
         try:
             optimizer.step()
         except (Exception, SystemExit) as error:  # of a user's own class: anything

@@ -58,6 +58,8 @@ class Recipe:
     """Whether the optimizer evaluates loss and gradient again within a step, as LBFGS and SAM do."""
     cutmix: float = 0.0
     """CutMix's alpha; 0 turns it off."""
+    graph: bool = False
+    """Whether the optimizer differentiates the gradient that it evaluates within a step, as Sophia does."""
 
 
 @dataclass
@@ -209,8 +211,11 @@ class Classifier(pl.LightningModule):
             self._step(optimizer)
         self._sums.sizes.append(self._epoch.size(index))
 
-    def _add_gradient(self, batch: Batch, index: int) -> Tensor:
-        """Adds the gradient of a batch to that of its step, and returns the batch's part of the step's loss."""
+    def _add_gradient(self, batch: Batch, index: int, graph: bool = False) -> Tensor:
+        """Adds the gradient of a batch to that of its step, and returns the batch's part of the step's loss.
+
+        With `graph` the gradient itself can be differentiated.
+        """
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
@@ -228,7 +233,7 @@ class Classifier(pl.LightningModule):
             total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
         part = total if weight == 1 else total * weight
-        self.manual_backward(part)
+        self.manual_backward(part, create_graph=graph)
         share = len(labels) / self._epoch.size(index)
         self._sums.losses[index] = loss.detach() if share == 1 else loss.detach() * share
         self._sums.correct += (logits.detach().argmax(1) == labels).sum()
@@ -268,7 +273,8 @@ class Classifier(pl.LightningModule):
         def closure() -> Tensor:
             self._set_random_state(self._step_random)
             optimizer.zero_grad()
-            parts = [self._add_gradient(batch, first + i) for i, batch in enumerate(self._step_batches)]
+            graph = self._recipe.graph
+            parts = [self._add_gradient(batch, first + i, graph) for i, batch in enumerate(self._step_batches)]
             if self._recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self._parameters_moved, self._recipe.clip)
             return torch.stack(parts).sum()

@@ -12,7 +12,7 @@ from cnnbench.config.composition import config_source
 from cnnbench.data.datamodule import split
 from cnnbench.data.images import digits
 from cnnbench.training import checkpoints, parts
-from cnnbench.training.optimizers import needs_closure
+from cnnbench.training.optimizers import tried
 
 OPTIMIZERS = '''
 import torch
@@ -162,5 +162,5 @@ def test_built_in_optimizers_need_none() -> None:
     for name in ("adam", "sgd", "muon", "schedule_free", "lion"):
         with config_source(None) as composer:
             (job,) = composer.jobs([f"optimizer={name}"], multirun=False)
-        assert not needs_closure(job.config.optimizer)
-    assert needs_closure({"_target_": "torch.optim.LBFGS"})
+        assert not tried(job.config.optimizer).closure
+    assert tried({"_target_": "torch.optim.LBFGS"}).closure
