@@ -499,7 +499,7 @@ class Config:
     """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`. Every optimizer takes one more key,
     `groups`: settings for some parameters, each under a name of your choice, with `match`, a list of `biases`, `norms`,
     `convolutions`, `dense` or patterns such as `output.*`; `lr_factor`; `weight_decay`; and `epochs`, after which they
-    are frozen."""
+    are frozen. `optimizer.groups=no_decay` stands for one group: biases and norms without weight decay."""
     regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)
     scheduler: dict[str, Any] = field(default_factory=dict)
     """The schedule of the learning rate. Every schedule takes two more keys: `interval` says whether the rate changes
