@@ -122,7 +122,7 @@ def _checked_model(config: Config, data: ImageData, classes: int) -> nn.Module:
         network.eval()
         try:
             logits = network(torch.zeros(1, *data.image_shape))
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError, ValueError) as error:
             shape = "x".join(map(str, data.image_shape))
             raise ConfigError(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, classes):

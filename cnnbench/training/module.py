@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from cnnbench.training.epoch import Epoch
 from cnnbench.training.parameter_groups import Group
 from cnnbench.training.schedules import Schedule
 from cnnbench.training.test_time import mean_logits
+
+# Each step empties the gradients, which ends the cycle that torch warns of.
+warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True", UserWarning)
 
 Row = dict[str, float]
 """What is known of an epoch; the names are those of `records.Epoch`."""

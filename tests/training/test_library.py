@@ -22,7 +22,7 @@ from cnnbench.training.optimizers import Trial, make_optimizer, tried
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 NAMES = library.supported()
-NEEDED = {"bsam": {"num_data": 16}, "ranger21": {"num_iterations": 120}}
+NEEDED = {"bsam": {"num_data": 50_000}, "lbfgs": {"max_iter": 2}, "ranger21": {"num_iterations": 40}}
 DIGITS = "data=digits data.limit=200 batch_size=20 logger=none"
 
 
@@ -65,30 +65,31 @@ def test_there_are_many_and_each_other_one_has_its_reason() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_descends(name: str) -> None:
-    """At one of these rates or the library's own, as each optimizer has its own scale, 60 steps halve the loss."""
+    """At the library's own rate or one of these, as each has its own scale, 40 steps take a fifth off the loss."""
     torch.manual_seed(1)
-    images, labels = torch.rand(24, 1, 6, 6), torch.randint(3, (24,))
+    images, labels = torch.rand(12, 1, 6, 6) / 4, torch.arange(12) % 3
+    images[torch.arange(12), 0, 2 * labels] += 1  # a bright row tells the class
     trial = tried(spec(name))
-    for rate in ({}, *({"lr": lr} for lr in (0.1, 0.01, 1.0, 1e-3, 1e-5))):
+    for rate in ({}, *({"lr": lr} for lr in (0.1, 0.01, 1.0, 10.0, 1e-3, 1e-5))):
         model = network()
         optimizer = make_optimizer(spec(name, **rate), model)
 
         def loss(model: nn.Module = model) -> Tensor:
             return F.cross_entropy(model(images), labels)
 
-        before = float(loss())
-        for _ in range(60):
+        before = float(loss().detach())
+        for _ in range(40):
             step(optimizer, loss, trial)
         with torch.no_grad(), averaged(model, optimizer, [images]):
-            if float(loss()) < before / 2:
+            if float(loss()) < 0.8 * before:
                 return
-    pytest.fail("the loss has not become smaller at any rate")
+    pytest.fail("the loss became smaller at none of these rates")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resumes_identically(name: str) -> None:
     torch.manual_seed(1)
-    data = [(torch.rand(8, 1, 6, 6), torch.randint(3, (8,))) for _ in range(24)]
+    data = [(torch.rand(8, 1, 6, 6), torch.randint(3, (8,))) for _ in range(14)]
     trial, model = tried(spec(name)), network()
     memory = torch.channels_last if trial.channels_last else torch.contiguous_format
     model = model.to(memory_format=memory)
@@ -98,7 +99,7 @@ def test_resumes_identically(name: str) -> None:
         for images, labels in batches:
             step(optimizer, lambda x=images, y=labels: F.cross_entropy(model(x), y), trial)
 
-    train(model, optimizer, data[:12])
+    train(model, optimizer, data[:6])
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
@@ -106,9 +107,9 @@ def test_resumes_identically(name: str) -> None:
     resumed = make_optimizer(spec(name), other)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     random = torch.get_rng_state()
-    train(model, optimizer, data[12:])
+    train(model, optimizer, data[6:])
     torch.set_rng_state(random)  # as a run does that resumes
-    train(other, resumed, data[12:])
+    train(other, resumed, data[6:])
     pairs = list(zip(model.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(one, two) for one, two in pairs)
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), network().parameters(), strict=True))
