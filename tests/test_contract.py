@@ -103,7 +103,9 @@ def test_descends_a_parabola(name: str) -> None:
         return torch.stack([(a * (p - goal) ** 2).sum() / 2 for p, goal, a in parts]).sum()
 
     parts = spec(f"optimizer={name}")
-    optimizer = make_optimizer(parts | {"lr": 10 * parts.get("lr", 0.001)}, model)  # the defaults are for losses less smooth
+    optimizer = make_optimizer(
+        parts | {"lr": 10 * parts.get("lr", 0.001)}, model
+    )  # the defaults are for losses less smooth
     before = float(loss().detach())
     for _ in range(120):
         step(optimizer, loss, parts)

@@ -78,7 +78,9 @@ def _library(name: str) -> Any:
         ConfigError: it is missing, or has no network of this name.
     """
     if find_spec("timm") is None:
-        raise ConfigError(f"model.name={name}: this network is of timm, which is missing: pip install 'cnnbench[more]'.")
+        raise ConfigError(
+            f"model.name={name}: this network is of timm, which is missing: pip install 'cnnbench[more]'."
+        )
     timm = import_module("timm")
     if not timm.is_model(name):
         names = timm.list_models()

@@ -101,7 +101,9 @@ def supported() -> list[str]:
 def _classes() -> dict[str, Any]:
     """All optimizers of the library by name. It also has torch's."""
     if find_spec("pytorch_optimizer") is None:
-        raise ConfigError("optimizer: this one is of pytorch-optimizer, which is missing: pip install 'cnnbench[more]'.")
+        raise ConfigError(
+            "optimizer: this one is of pytorch-optimizer, which is missing: pip install 'cnnbench[more]'."
+        )
     found = vars(import_module("pytorch_optimizer")).values()  # takes seconds
     return {
         each.__name__.lower(): each

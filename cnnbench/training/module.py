@@ -244,6 +244,11 @@ class Classifier(pl.LightningModule):
         return part.detach()
 
     def _step(self, optimizer: LightningOptimizer) -> None:
+        """Moves the parameters.
+
+        Raises:
+            Diverged: the optimizer can't decompose a matrix that is infinite or undefined.
+        """
         recipe, parameters = self._recipe, self._parameters_moved
         if collectives.world_size() > 1:
             self._sum_gradients()
@@ -254,10 +259,14 @@ class Classifier(pl.LightningModule):
             shrink = 1 - optimizer.param_groups[0]["lr"] * recipe.regularizer.weight_decay
             with torch.no_grad():
                 torch._foreach_mul_(self._penalised, shrink)
-        if recipe.closure:
-            self._step_by_closure(optimizer)
-        else:
-            optimizer.step()
+        try:
+            if recipe.closure:
+                self._step_by_closure(optimizer)
+            else:
+                optimizer.step()
+        except torch.linalg.LinAlgError as error:  # Shampoo, SOAP and others decompose matrices of gradients
+            step = self.current_epoch * self._epoch.steps + self.batches_done // self._epoch.accumulate + 1
+            raise Diverged(f"the optimizer failed at step {step} (epoch {self.current_epoch + 1}): {error}") from None
         if old is not None and recipe.max_step is not None:
             _shorten(parameters, old, recipe.max_step)
         self.average.after_step()

@@ -58,7 +58,9 @@ def network() -> nn.Sequential:
 
 def test_there_are_many_and_each_other_one_has_its_reason() -> None:
     assert len(NAMES) >= 100
-    assert {"adopt", "ademamix", "adan", "came", "kron", "lamb", "mars", "prodigy", "sam", "shampoo", "soap"} <= {*NAMES}
+    assert {"adopt", "ademamix", "adan", "came", "kron", "lamb", "mars", "prodigy", "sam", "shampoo", "soap"} <= {
+        *NAMES
+    }
     assert set(library.REFUSED) | set(NAMES) == set(library._classes())
     assert not set(library.REFUSED) & set(NAMES)
 
@@ -157,6 +159,13 @@ def test_stopped_and_resumed(command, here: Path, monkeypatch: pytest.MonkeyPatc
     assert command(words).code == 0
     whole, resumed = (without_times(record(here / "runs" / name)) for name in ("whole", "default"))
     assert whole["history"] == resumed["history"]
+
+
+def test_a_matrix_that_is_no_longer_finite_is_divergence(command, here: Path) -> None:
+    words = f"{DIGITS} epochs=20 optimizer=shampoo lr=1e9 optimizer.preconditioning_compute_steps=1"
+    command(words)
+    found = record(here)
+    assert found["status"] == "diverged"
 
 
 def test_the_name_stands_for_the_option(command, here: Path) -> None:
