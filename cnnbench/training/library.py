@@ -1,6 +1,7 @@
 """The optimizers of the library pytorch-optimizer, by name."""
 
 import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +26,7 @@ REFUSED = {
     "adamw": _BUILT_IN + "adamw",
     "adashift": _OBJECTS,
     "alig": _NO_LR,
+    "bsam": "did not descend in the tests",
     "conda": _OBJECTS,
     "demo": "steps only where several processes train together",
     "distributedmuon": "steps only where several processes train together",
@@ -52,8 +54,8 @@ REFUSED = {
 """Names of the library that can't be trained by `library_optimizer`, with the reason."""
 
 _EXACT: dict[str, dict[str, Any]] = {"kron": {"balance_prob": 0.0}}
-"""Arguments without which a run can't be repeated. By NumPy's random numbers, which depend on no seed here, Kron decides
-in one of a hundred steps to balance its factors, which changes rounding only."""
+"""Arguments without which a run can't be repeated. Kron draws from NumPy's random numbers, which follow no seed here,
+whether a step balances its factors; that changes rounding only."""
 
 
 def library_optimizer(model: nn.Module, name: str, **arguments: Any) -> Optimizer:
@@ -73,7 +75,7 @@ def library_optimizer(model: nn.Module, name: str, **arguments: Any) -> Optimize
     """
     kind = _class("name", name, supported())
     own = inspect.signature(kind).parameters
-    takes = own
+    takes: Mapping[str, inspect.Parameter] = own
     if "base_optimizer" in own:
         built_in = [each for each, reason in REFUSED.items() if reason.startswith(_BUILT_IN)]
         base = _class("base_optimizer", arguments.get("base_optimizer", "sgd"), sorted([*supported(), *built_in]))

@@ -264,7 +264,7 @@ class Classifier(pl.LightningModule):
                 self._step_by_closure(optimizer)
             else:
                 optimizer.step()
-        except torch.linalg.LinAlgError as error:  # Shampoo, SOAP and others decompose matrices of gradients
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # of Shampoo's and others' matrices
             step = self.current_epoch * self._epoch.steps + self.batches_done // self._epoch.accumulate + 1
             raise Diverged(f"the optimizer failed at step {step} (epoch {self.current_epoch + 1}): {error}") from None
         if old is not None and recipe.max_step is not None:

@@ -208,7 +208,7 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
         return Schedule(optimizer, None, False, warm_steps, epoch.steps)
     length = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
     rates = [group["lr"] for group in optimizer.param_groups]
-    top = config.lr if len(rates) == 1 else rates
+    top = rates if len(rates) > 1 or config.lr is None else config.lr
     filled = {"T_max": int(length), "total_steps": int(length), "max_lr": top}
     takes = inspect.signature(locate(spec["_target_"])).parameters
     spec |= {key: value for key, value in filled.items() if key in takes and spec.get(key) is None}

@@ -1,9 +1,9 @@
 """Transfer learning: initial weights from a run or a file, and frozen parameters (document 4, section 5).
 
 `model.init_from` names a run's folder or a checkpoint. `model.weights` names a file with a `state_dict`, or is
-`DEFAULT` for the weights that torchvision or timm publishes. Parameters of the same name and shape take the weights; the last
-layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that are not
-trained.
+`DEFAULT` for the weights that torchvision or timm publishes. Parameters of the same name and shape take the weights;
+the last layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that
+are not trained.
 """
 
 import hashlib

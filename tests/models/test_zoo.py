@@ -84,7 +84,7 @@ def test_one_image_without_weights(composer: Composer, name: str, shape: tuple[i
         assert model(torch.zeros(1, *shape)).shape == (1, classes)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {"timm"}))  # it starts with scales of 0 after some layers
 def test_every_parameter_gets_a_gradient(composer: Composer, name: str) -> None:
     torch.manual_seed(0)
     model = network(composer, (3, 32, 32), 10, f"model={name}")

@@ -22,7 +22,7 @@ from cnnbench.training.optimizers import Trial, make_optimizer, tried
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 NAMES = library.supported()
-NEEDED = {"bsam": {"num_data": 50_000}, "lbfgs": {"max_iter": 2}, "ranger21": {"num_iterations": 40}}
+NEEDED = {"lbfgs": {"max_iter": 2}, "ranger21": {"num_iterations": 40}}
 DIGITS = "data=digits data.limit=200 batch_size=20 logger=none"
 
 
