@@ -110,7 +110,7 @@ TABLE = {
     "optimizer/sam": Case(),
     "optimizer/schedule_free": Case(),
     "optimizer/sgd": Case(),
-    "optimizer/shampoo": Case(DIGITS.replace("batch_size=10", "batch_size=4"), 12),  # the first nine move nothing
+    "optimizer/shampoo": Case(),
     "optimizer/soap": Case(),
     "optimizer/sophia": Case(),
     "regularizer/batch_norm": Case(),
