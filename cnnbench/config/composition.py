@@ -395,8 +395,9 @@ class Composer:
             if override.key_or_group in _SUMS and several:
                 taken[override.key_or_group] = "+".join(map(str, self._options_of(override)))
             group, _, key = override.key_or_group.partition(".")
-            if key == "_target_" and group in taken:  # another class than the option's: its name stands for the option
-                name = str(override.value()).rpartition(".")[2]
+            other = override.key_or_group == "optimizer.name" and taken[group] == "library"
+            if other or (key == "_target_" and group in taken):  # another class than the option's: its name stands
+                name = str(override.value()).rpartition(".")[2]  # for the option
                 taken[group] = taken[group] if name.lower() == taken[group] else name
         swept = tuple(word.lstrip("+") for word in combination)
         return Job(config, taken, swept, (*(word.lstrip("+") for word in fixed), *swept), self.config_dir)

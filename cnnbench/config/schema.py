@@ -491,7 +491,7 @@ class Config:
     model: dict[str, Any] = field(default_factory=dict)
     """The network. Every network takes more keys: `init_from` names a finished run or a checkpoint, whose weights are
     taken where name and shape are the same; `weights` names a file with a `state_dict` instead, or is `DEFAULT` for
-    those that torchvision publishes; `freeze` lists beginnings of names of parameters that are not trained;
+    those that torchvision or timm publishes; `freeze` lists beginnings of names of parameters that are not trained;
     `whiten` gives the first convolution filters that whiten patches of training images; `dirac` starts all other
     convolutions as identities; `norm_scale` says whether batch norm's scale is trained; `norm_momentum` is the weight
     of a new batch in its running statistics."""
@@ -499,7 +499,7 @@ class Config:
     """The optimizer. Its learning rate is typed as `lr=` or as `optimizer.lr=`. Every optimizer takes one more key,
     `groups`: settings for some parameters, each under a name of your choice, with `match`, a list of `biases`, `norms`,
     `convolutions`, `dense` or patterns such as `output.*`; `lr_factor`; `weight_decay`; and `epochs`, after which they
-    are frozen."""
+    are frozen. `optimizer.groups=no_decay` stands for one group: biases and norms without weight decay."""
     regularizer: Regularizer = field(default_factory=Regularizer, metadata=_SEVERAL)
     scheduler: dict[str, Any] = field(default_factory=dict)
     """The schedule of the learning rate. Every schedule takes two more keys: `interval` says whether the rate changes

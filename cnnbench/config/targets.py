@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,7 +36,9 @@ PUBLIC = (
     "cnnbench.models.ResNet20",
     "cnnbench.models.SpeedCNN",
     "cnnbench.models.VGG16BN",
+    "cnnbench.models.timm_model",
     "cnnbench.models.torchvision_model",
+    "cnnbench.training.library.library_optimizer",
     "cnnbench.training.loggers.TensorBoard",
     "cnnbench.training.loggers.Wandb",
     "cnnbench.training.optimizers.Muon",
@@ -160,12 +162,31 @@ def check(group: str, spec: Spec, given: tuple[str, ...], base: type, what: str)
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    allowed = [key for key in parameters if key not in given]
+    check_arguments(group, name, parameters, spec, given)
+
+
+def check_arguments(
+    group: str, name: str, parameters: Mapping[str, inspect.Parameter], spec: Spec, given: tuple[str, ...]
+) -> None:
+    """Checks that a class or function takes the arguments of a config, and that none is missing.
+
+    Args:
+        group: the config group, for the message.
+        name: what takes them, for the message.
+        parameters: of its signature; `*args` and `**kwargs` allow nothing here.
+        spec: the config.
+        given: names of the arguments that cnnbench passes itself.
+
+    Raises:
+        ConfigError: one line with key, value and what is allowed.
+    """
+    named = {key: each for key, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    allowed = [key for key in named if key not in given]
     for key, value in spec.items():
         if not key.startswith("_") and key not in allowed:
             raise ConfigError(f"{group}.{key}={value}: {name} takes no '{key}'.{nearest(key, allowed)}")
     for key in allowed:
-        if parameters[key].default is inspect.Parameter.empty and key not in spec:
+        if named[key].default is inspect.Parameter.empty and key not in spec:
             raise ConfigError(f"{group}.{key} is missing: {name} needs it.")
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from cnnbench.models.all_cnn_c import AllCNNC
     from cnnbench.models.deepobs_3c3d import DeepOBS3c3d
     from cnnbench.models.ensemble import Ensemble
+    from cnnbench.models.from_timm import timm_model
     from cnnbench.models.from_torchvision import torchvision_model
     from cnnbench.models.googlenet import GoogLeNet
     from cnnbench.models.plain_cnn import PlainCNN
@@ -25,6 +26,7 @@ __all__ = [
     "ResNet18",
     "ResNet20",
     "SpeedCNN",
+    "timm_model",
     "torchvision_model",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "ResNet20": "resnet20",
     "SpeedCNN": "speed_cnn",
     "VGG16BN": "vgg16_bn",
+    "timm_model": "from_timm",
     "torchvision_model": "from_torchvision",
 }
 

@@ -35,7 +35,7 @@ def check_search(config: Config, images: ImageSet) -> list[str]:
     for key in initialisation.KEYS:
         if config.model.get(key):
             raise ConfigError(f"model.{key}={config.model[key]}: {option} only trains networks with new weights.")
-    if search.method == "joint" and optimizers.needs_closure(config.optimizer):
+    if search.method == "joint" and optimizers.tried(config.optimizer).closure:
         raise ConfigError(
             f"optimizer._target_={config.optimizer['_target_']}: evaluates the loss several times a step, which "
             f"search=joint can't repeat. search=random can."

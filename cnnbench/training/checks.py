@@ -3,6 +3,7 @@
 `parts` builds them. `search.checks` has those of an architecture search.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -86,8 +87,8 @@ def check_parts(config: Config, images: ImageSet) -> Checked:
     _check_steps(config, epoch, network)
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     device = place(config.hardware.accelerator, config.hardware.threads)
-    warnings = _warnings(config, data, epoch, network)
-    return Checked(warnings, parameters, Sizes(**data.sizes), data.validation, images.note, epoch.steps, device)
+    unusual = _warnings(config, data, epoch, network)
+    return Checked(unusual, parameters, Sizes(**data.sizes), data.validation, images.note, epoch.steps, device)
 
 
 def _check_devices(config: Config) -> None:
@@ -122,7 +123,7 @@ def _checked_model(config: Config, data: ImageData, classes: int) -> nn.Module:
         network.eval()
         try:
             logits = network(torch.zeros(1, *data.image_shape))
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError, ValueError) as error:
             shape = "x".join(map(str, data.image_shape))
             raise DoesNotFit(f"model: does not take images of {shape} ({str(error).splitlines()[0]}).") from None
         if logits.shape != (1, classes):
@@ -154,46 +155,51 @@ def _check_steps(config: Config, epoch: Epoch, network: nn.Module) -> None:
         )
     make_average(config, epoch, network)
     schedule = make_schedule(config, epoch, optimizer)
-    closure, name = optimizers.needs_closure(config.optimizer), config.optimizer["_target_"]
-    if closure and config.hardware.processes > 1:
+    trial, name = optimizers.tried(config.optimizer), config.optimizer["_target_"]
+    several = f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}"
+    if trial.closure and config.hardware.processes > 1:
         raise ConfigError(
-            f"hardware.devices={config.hardware.devices} hardware.nodes={config.hardware.nodes}: {name} evaluates the "
-            f"loss several times a step, which several processes can't do together. Allowed: 1."
+            f"{several}: {name} evaluates the loss several times a step, which several processes can't do together. "
+            f"Allowed: 1."
         )
-    if not closure:
+    if trial.random and config.hardware.processes > 1:
+        raise ConfigError(f"{several}: {name} draws random numbers, other ones in each process. Allowed: 1.")
+    if trial.error is not None:
         try:
             optimizer.step()
         except (Exception, SystemExit) as error:  # of a user's own class: anything
             raise ConfigError(f"optimizer: {name} can't step ({str(error) or type(error).__name__}).") from None
     try:  # some schedulers check their arguments only when they step
-        for _ in range(epoch.steps):
-            schedule.after_step()
-        schedule.after_epoch(1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would have the optimizer step before
+            for _ in range(epoch.steps):
+                schedule.after_step()
+            schedule.after_epoch(1.0)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {config.scheduler['_target_']} can't step ({error}).") from None
 
 
 def _warnings(config: Config, data: ImageData, epoch: Epoch, network: nn.Module) -> list[str]:
     """What may run but is probably not intended."""
-    warnings = []
+    found = []
     dense = max((layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear)), default=0)
     if dense >= MANY_WEIGHTS:
         _, height, width = data.image_shape
-        warnings.append(
+        found.append(
             f"model: a dense layer has {dense:,} weights, {dense * 4 / 1e9:.1f} GB before gradients and optimizer, as "
             f"the images have {height} x {width} pixels. data.image_size=N, or [H,W], makes them smaller."
         )
     full_batch = config.update.accumulate is None and epoch.batches > 1
     if full_batch and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
-        warnings.append(
+        found.append(
             f"update=full_batch: batch norm takes its statistics from each {epoch.batch_size} images, so the step is "
             f"not exactly that of one batch of all {epoch.images}."
         )
     on_cpu = config.hardware.accelerator == "cpu" or not torch.cuda.is_available()
     native = any(present for feature, present in torch.cpu.get_capabilities().items() if "bf16" in feature)
     if config.hardware.precision == "bf16-mixed" and on_cpu and not native:
-        warnings.append("hardware.precision=bf16-mixed: this CPU has no native bfloat16; 32-true is faster here.")
-    return warnings
+        found.append("hardware.precision=bf16-mixed: this CPU has no native bfloat16; 32-true is faster here.")
+    return found
 
 
 def _check_callbacks(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from cnnbench.training.epoch import Epoch
 from cnnbench.training.parameter_groups import Group
 from cnnbench.training.schedules import Schedule
 from cnnbench.training.test_time import mean_logits
+
+# Each step empties the gradients, which ends the cycle that torch warns of.
+warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True", UserWarning)
 
 Row = dict[str, float]
 """What is known of an epoch; the names are those of `records.Epoch`."""
@@ -58,6 +62,8 @@ class Recipe:
     """Whether the optimizer evaluates loss and gradient again within a step, as LBFGS and SAM do."""
     cutmix: float = 0.0
     """CutMix's alpha; 0 turns it off."""
+    graph: bool = False
+    """Whether the optimizer differentiates the gradient that it evaluates within a step, as Sophia does."""
 
 
 @dataclass
@@ -209,8 +215,11 @@ class Classifier(pl.LightningModule):
             self._step(optimizer)
         self._sums.sizes.append(self._epoch.size(index))
 
-    def _add_gradient(self, batch: Batch, index: int) -> Tensor:
-        """Adds the gradient of a batch to that of its step, and returns the batch's part of the step's loss."""
+    def _add_gradient(self, batch: Batch, index: int, graph: bool = False) -> Tensor:
+        """Adds the gradient of a batch to that of its step, and returns the batch's part of the step's loss.
+
+        With `graph` the gradient itself can be differentiated.
+        """
         images, labels, positions = batch
         if self._augment is not None:
             images = self._augment(images, positions, self.current_epoch, self._generator)
@@ -228,13 +237,18 @@ class Classifier(pl.LightningModule):
             total = loss + penalty
         weight = self._epoch.weight(index, len(labels))
         part = total if weight == 1 else total * weight
-        self.manual_backward(part)
+        self.manual_backward(part, create_graph=graph)
         share = len(labels) / self._epoch.size(index)
         self._sums.losses[index] = loss.detach() if share == 1 else loss.detach() * share
         self._sums.correct += (logits.detach().argmax(1) == labels).sum()
         return part.detach()
 
     def _step(self, optimizer: LightningOptimizer) -> None:
+        """Moves the parameters.
+
+        Raises:
+            Diverged: the optimizer can't decompose a matrix that is infinite or undefined.
+        """
         recipe, parameters = self._recipe, self._parameters_moved
         if collectives.world_size() > 1:
             self._sum_gradients()
@@ -245,10 +259,14 @@ class Classifier(pl.LightningModule):
             shrink = 1 - optimizer.param_groups[0]["lr"] * recipe.regularizer.weight_decay
             with torch.no_grad():
                 torch._foreach_mul_(self._penalised, shrink)
-        if recipe.closure:
-            self._step_by_closure(optimizer)
-        else:
-            optimizer.step()
+        try:
+            if recipe.closure:
+                self._step_by_closure(optimizer)
+            else:
+                optimizer.step()
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # of Shampoo's and others' matrices
+            step = self.current_epoch * self._epoch.steps + self.batches_done // self._epoch.accumulate + 1
+            raise Diverged(f"the optimizer failed at step {step} (epoch {self.current_epoch + 1}): {error}") from None
         if old is not None and recipe.max_step is not None:
             _shorten(parameters, old, recipe.max_step)
         self.average.after_step()
@@ -268,7 +286,8 @@ class Classifier(pl.LightningModule):
         def closure() -> Tensor:
             self._set_random_state(self._step_random)
             optimizer.zero_grad()
-            parts = [self._add_gradient(batch, first + i) for i, batch in enumerate(self._step_batches)]
+            graph = self._recipe.graph
+            parts = [self._add_gradient(batch, first + i, graph) for i, batch in enumerate(self._step_batches)]
             if self._recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self._parameters_moved, self._recipe.clip)
             return torch.stack(parts).sum()

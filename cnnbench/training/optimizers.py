@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -56,21 +57,55 @@ def own_keys(spec: Spec) -> Spec:
     return {key: value for key, value in spec.items() if key != "groups"}
 
 
-def needs_closure(spec: Spec) -> bool:
-    """Whether an optimizer's step asks for a function that evaluates the loss again, as those of LBFGS and SAM do.
+@dataclass(frozen=True)
+class Trial:
+    """How an optimizer stepped a small network."""
 
-    Some classes ask for it in their signature, others only when they step, so it is tried on a small network.
+    error: str | None
+    """What it raised, but for what `closure` and `graph` say; None if it stepped."""
+    closure: bool
+    """Whether it asks for a function that evaluates loss and gradient again, as LBFGS, SAM and Sophia do."""
+    graph: bool
+    """Whether it differentiates the gradient, as AdaHessian and Sophia do."""
+    channels_last: bool
+    """Whether it can step weights that lie in memory with their channels last, without a closure."""
+    random: bool
+    """Whether it draws random numbers."""
+
+
+def tried(spec: Spec) -> Trial:
+    """Tries a step on a small network, as most classes tell only then what they need.
 
     Args:
         spec: the `optimizer` group, checked by `targets.check`.
     """
-    with torch.device("meta"):
-        model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    state = torch.get_rng_state()
+    last = _error(spec, torch.channels_last)
+    error = None if last is None else _error(spec, torch.contiguous_format)
+    random = not torch.equal(torch.get_rng_state(), state)
+    torch.set_rng_state(state)
+    graph = error is not None and "does not require grad" in error
+    closure = graph or (error is not None and "closure" in error)
+    channels_last = last is None or (error is not None and not closure)  # a small network may not be what it needs
+    return Trial(None if closure else error, closure, graph, channels_last, random)
+
+
+def _error(spec: Spec, memory_format: torch.memory_format) -> str | None:
+    """What three steps of a small network raise."""
+    with torch.device("meta"):  # draws no random numbers
+        model = nn.Sequential(nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 2), nn.Linear(2, 2))
+    model = model.to_empty(device="cpu").to(memory_format=memory_format)
     try:
-        make_optimizer(own_keys(spec), model).step()
-    except (Exception, SystemExit) as error:
-        return "closure" in str(error)
-    return False
+        for parameter in model.parameters():
+            nn.init.ones_(parameter)
+        optimizer = make_optimizer(own_keys(spec), model)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+    except (Exception, SystemExit) as error:  # of a user's own class: anything
+        return str(error) or type(error).__name__
+    return None
 
 
 def take_back(optimizer: Optimizer, state: dict[str, Any]) -> None:

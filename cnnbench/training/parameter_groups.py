@@ -5,6 +5,7 @@
     biases: {match: [norms, biases], lr_factor: 64, weight_decay: 0, epochs: 3}
 
 A parameter belongs to the last group that matches it; all others keep the optimizer's own settings.
+`optimizer.groups=no_decay` is one of `PRESETS`.
 """
 
 import math
@@ -24,6 +25,10 @@ KINDS = ("biases", "norms", "convolutions", "dense")
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm)
 
 
+PRESETS = {"no_decay": {"no_decay": {"match": ["biases", "norms"], "weight_decay": 0}}}
+"""Groups that have a name: `no_decay` has no weight decay for biases and normalizations, as most recipes today."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Settings of the parameters that match."""
@@ -40,11 +45,15 @@ class Group:
 
 
 def read(spec: Any) -> list[Group]:
-    """The groups of `optimizer.groups`.
+    """The groups of `optimizer.groups`, or those of `PRESETS` if it is a word.
 
     Raises:
         ConfigError: a key or value is not legal.
     """
+    if isinstance(spec, str):
+        if spec not in PRESETS:
+            raise ConfigError(f"optimizer.groups={spec}: not known.{nearest(spec, PRESETS)} A mapping is allowed too.")
+        spec = PRESETS[spec]
     if not isinstance(spec, dict):
         raise ConfigError(f"optimizer.groups={spec}: must map names to groups, such as {{head: {{match: [dense]}}}}.")
     return [_group(str(name), values) for name, values in spec.items() if values is not None]

@@ -99,8 +99,8 @@ def with_pixels(config: Config, network: nn.Module, mean: list[float], std: list
     Returns:
         The modules `normalize` and `network`; they take bytes (n, channels, height, width).
     """
-    # torch's LBFGS takes each gradient as a vector, without a copy, which this layout doesn't allow.
-    channels_last = config.hardware.channels_last and not optimizers.needs_closure(config.optimizer)
+    # Some take each gradient as a vector, without a copy, as torch's LBFGS does. This layout doesn't allow that.
+    channels_last = config.hardware.channels_last and optimizers.tried(config.optimizer).channels_last
     model = nn.Sequential()
     model.add_module("normalize", Normalize(mean, std, channels_last))
     model.add_module("network", network)
@@ -117,7 +117,7 @@ def make_recipe(config: Config, epoch: Epoch, class_counts: list[int]) -> "Recip
     """
     from cnnbench.training.module import Recipe  # imports Lightning
 
-    loss = make_loss(config, training=True)
+    loss, trial = make_loss(config, training=True), optimizers.tried(config.optimizer)
     return Recipe(
         make_optimizer=partial(make_optimizer, config),
         make_schedule=partial(make_schedule, config, epoch),
@@ -130,7 +130,8 @@ def make_recipe(config: Config, epoch: Epoch, class_counts: list[int]) -> "Recip
         max_step=config.update.max_step,
         mixup=config.augment.mixup,
         tta=config.evaluation.tta,
-        closure=optimizers.needs_closure(config.optimizer),
+        closure=trial.closure,
+        graph=trial.graph,
         cutmix=config.augment.cutmix,
     )
 
@@ -207,7 +208,7 @@ def make_schedule(config: Config, epoch: Epoch, optimizer: Optimizer) -> Schedul
         return Schedule(optimizer, None, False, warm_steps, epoch.steps)
     length = config.epochs * epoch.steps - warm_steps if interval == "step" else config.epochs - -(-warmup // 1)
     rates = [group["lr"] for group in optimizer.param_groups]
-    top = config.lr if len(rates) == 1 else rates
+    top = rates if len(rates) > 1 or config.lr is None else config.lr
     filled = {"T_max": int(length), "total_steps": int(length), "max_lr": top}
     takes = inspect.signature(locate(spec["_target_"])).parameters
     spec |= {key: value for key, value in filled.items() if key in takes and spec.get(key) is None}

@@ -1,14 +1,15 @@
 """Transfer learning: initial weights from a run or a file, and frozen parameters (document 4, section 5).
 
 `model.init_from` names a run's folder or a checkpoint. `model.weights` names a file with a `state_dict`, or is
-`DEFAULT` for the weights that torchvision publishes. Parameters of the same name and shape take the weights; the last
-layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that are not
-trained.
+`DEFAULT` for the weights that torchvision or timm publishes. Parameters of the same name and shape take the weights;
+the last layer stays new if the number of classes differs. `model.freeze` lists beginnings of names of parameters that
+are not trained.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,6 +22,12 @@ from cnnbench.training import checkpoints
 
 KEYS = ("init_from", "weights", "init_digest", "freeze")
 """Keys of the `model` group that are handled here, and are no arguments of the network's class."""
+
+_PUBLISHED = {
+    "cnnbench.models.torchvision_model": "cnnbench.models.from_torchvision",
+    "cnnbench.models.timm_model": "cnnbench.models.from_timm",
+}
+"""The modules of networks that have published weights."""
 
 PREFIXES = ("", "network.", "module.", "model.")
 """What stands before a network's own names of parameters: nothing; in cnnbench's checkpoints; in those of torch's
@@ -83,11 +90,13 @@ def _source(config: Config) -> tuple[str, Path] | None:
     (key,) = given
     value = str(config.model[key])
     if key == "weights" and value == "DEFAULT":
-        if config.model.get("_target_") != "cnnbench.models.torchvision_model":
-            raise ConfigError("model.weights=DEFAULT: only model=torchvision has published weights. Allowed: a file.")
-        from cnnbench.models.from_torchvision import published_weights  # imports torchvision, which takes a second
-
-        return key, published_weights(str(config.model.get("name")))
+        home = _PUBLISHED.get(str(config.model.get("_target_")))
+        if home is None:
+            raise ConfigError(
+                "model.weights=DEFAULT: only model=torchvision and model=timm have published weights. Allowed: a file."
+            )
+        published: Path = import_module(home).published_weights(str(config.model.get("name")))  # imported in seconds
+        return key, published
     if key == "init_from":
         return key, _path(config)
     path = Path(value).expanduser()

@@ -335,7 +335,7 @@ def test_what_a_user_of_hydra_types(command, here: Path) -> None:
         ("--cfg job --resolve", "--cfg job"),
         ("-cd mine --cfg job", "--cfg job"),
         ("data.root=~/x --cfg job", "data.root='~/x' --cfg job"),
-        ("-m 'optimizer=glob(ada*)'", "-m optimizer=adagrad,adam,adamw"),
+        ("-m 'optimizer=glob(adam*)'", "-m optimizer=adam,adamw"),
     ]:
         dry = "" if "job" in words else " --dry-run"
         typed, expected = command(f"{words}{dry}"), command(f"{same}{dry}")

@@ -85,20 +85,34 @@ TABLE = {
     "model/resnet20": Case(FEW, 2),
     "model/small_vgg": Case(),
     "model/speed_cnn": Case(f"{COLOURS} data.image_size=12", 2),
+    "model/timm": Case(f"{COLOURS} data.image_size=32", 2),
     "model/torchvision": Case(f"{COLOURS} data.image_size=32", 2),
     "model/vgg16_bn": Case(f"{FEW} optimizer=sgd", 2),
     "optimizer/adagrad": Case(),
     "optimizer/adam": Case(),
     "optimizer/adamw": Case(),
+    "optimizer/adan": Case(),
+    "optimizer/ademamix": Case(),
+    "optimizer/adopt": Case(),
+    "optimizer/came": Case(),
+    "optimizer/kron": Case(),
+    "optimizer/lamb": Case(),
+    "optimizer/library": Case(),
     "optimizer/lion": Case(),
+    "optimizer/mars": Case(),
     "optimizer/momentum": Case(),
     "optimizer/muon": Case(),
     "optimizer/muon_sgd": Case(),
     "optimizer/nadam": Case(),
     "optimizer/nesterov": Case(),
+    "optimizer/prodigy": Case(),
     "optimizer/rmsprop": Case(),
+    "optimizer/sam": Case(),
     "optimizer/schedule_free": Case(),
     "optimizer/sgd": Case(),
+    "optimizer/shampoo": Case(),
+    "optimizer/soap": Case(),
+    "optimizer/sophia": Case(),
     "regularizer/batch_norm": Case(),
     "regularizer/dropout": Case(),
     "regularizer/elastic": Case(),
@@ -147,7 +161,11 @@ DEFAULTS = {
     "logger": "tensorboard",
 }
 
-SPACES = ["space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "space/sgd"]
+SPACES = [
+    *("space/adagrad", "space/adam", "space/momentum", "space/rmsprop", "space/sgd"),
+    *("space/ademamix", "space/adan", "space/adopt", "space/came", "space/kron", "space/lamb", "space/mars"),
+    *("space/prodigy", "space/sam", "space/shampoo", "space/soap", "space/sophia"),
+]
 
 SPEEDRUNS = ["experiment/speedrun", "experiment/speedrun_94", "experiment/speedrun_parts"]
 

@@ -172,7 +172,7 @@ def test_a_diverged_trial_is_data(command, here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("optimizer=sgd,adma", "Did you mean 'adam'?"),
+        ("optimizer=sgd,adamm", "Did you mean 'adam'?"),
         ("sampler=tpee", "sampler=tpee: there is no such sampler. Did you mean 'tpe'?"),
         ("trials=0", "trials=0: must be a whole number at least 1."),
         ("seeds=two", "seeds=two: must be a whole number from 1 to 999."),

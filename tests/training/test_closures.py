@@ -12,7 +12,7 @@ from cnnbench.config.composition import config_source
 from cnnbench.data.datamodule import split
 from cnnbench.data.images import digits
 from cnnbench.training import checkpoints, parts
-from cnnbench.training.optimizers import needs_closure
+from cnnbench.training.optimizers import tried
 
 OPTIMIZERS = '''
 import torch
@@ -57,7 +57,7 @@ def own(command, here: Path):
     (here / "mine" / "closures.py").write_text(OPTIMIZERS)
     for name, target in (
         ("twice", "closures.Twice"),
-        ("sam", "closures.SAM"),
+        ("my_sam", "closures.SAM"),
         ("broken", "closures.Broken"),
         ("lbfgs", "torch.optim.LBFGS"),
     ):
@@ -83,8 +83,9 @@ def test_each_evaluation_has_the_same_random_numbers_and_leaves_no_trace(own, he
     assert plain["history"] == twice["history"]
 
 
-def test_sam_by_hand(own, here: Path) -> None:
-    words = "optimizer=sam lr=0.1 optimizer.rho=0.5 data.limit=100 batch_size=30 update=full_batch epochs=1"
+@pytest.mark.parametrize("sam", ["my_sam", "sam optimizer.momentum=0"])  # the second one is pytorch-optimizer's
+def test_sam_by_hand(own, here: Path, sam: str) -> None:
+    words = f"optimizer={sam} lr=0.1 optimizer.rho=0.5 data.limit=100 batch_size=30 update=full_batch epochs=1"
     assert own(f"{words} name=sam").code == 0
     with config_source(None) as composer:
         (job,) = composer.jobs(["data=digits", "data.limit=100"], multirun=False)
@@ -128,7 +129,7 @@ def test_lbfgs_on_the_full_batch(own, here: Path) -> None:
 
 
 def test_stopped_amid_a_step_and_resumed(own, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = f"optimizer=sam data.limit=200 batch_size=30 epochs=2 update=full_batch {RANDOM}"  # 6 batches a step
+    words = f"optimizer=my_sam data.limit=200 batch_size=30 epochs=2 update=full_batch {RANDOM}"  # 6 batches a step
     assert own(f"{words} name=whole").code == 0
     for batches, signum in ((4, signal.SIGINT), (1, signal.SIGTERM), (3, signal.SIGKILL)):
         with monkeypatch.context() as patched:
@@ -162,5 +163,5 @@ def test_built_in_optimizers_need_none() -> None:
     for name in ("adam", "sgd", "muon", "schedule_free", "lion"):
         with config_source(None) as composer:
             (job,) = composer.jobs([f"optimizer={name}"], multirun=False)
-        assert not needs_closure(job.config.optimizer)
-    assert needs_closure({"_target_": "torch.optim.LBFGS"})
+        assert not tried(job.config.optimizer).closure
+    assert tried({"_target_": "torch.optim.LBFGS"}).closure

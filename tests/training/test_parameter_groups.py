@@ -65,6 +65,19 @@ def test_a_step_by_hand() -> None:
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
+def test_no_decay_in_one_word() -> None:
+    model = network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(2.0)
+            parameter.grad = torch.ones_like(parameter)
+    make_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1, "weight_decay": 0.5, "groups": "no_decay"}, model).step()
+    for name, parameter in model.named_parameters():
+        decayed = name in ("conv.weight", "hidden.weight", "output.weight")
+        expected = 2 - 0.1 * (1 + (0.5 * 2 if decayed else 0))
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+
+
 def test_frozen_after_so_many_epochs() -> None:
     model = network()
     groups = read({"a": {"match": ["conv.bias"], "epochs": 2}, "b": {"match": ["dense"]}})
@@ -103,6 +116,11 @@ def test_a_frozen_group_stops_where_it_is(command, here: Path) -> None:
         "model.network.conv1.weight",
     ]
     assert record(here / "runs" / "two")["status"] == "done"
+
+
+def test_an_unknown_word(command, here: Path) -> None:
+    says = "optimizer.groups=no_decai: not known. Did you mean 'no_decay'? Allowed: no_decay."
+    refused(command(f"{DIGITS} epochs=1 optimizer.groups=no_decai"), says, here)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from conftest import record, write_images
 
+from cnnbench.models import from_timm
 from cnnbench.models.from_torchvision import NAMES
 from cnnbench.training import checkpoints
 
 DATA = "data=folder data.root=colours data.val=test epochs=1 batch_size=10"
 WORDS = f"{DATA} model=torchvision model.name=squeezenet1_1"
+real = timm.create_model
 CLASSIFIER = {"classifier.1.weight", "classifier.1.bias"}
 
 
@@ -115,6 +118,44 @@ def test_what_is_refused(command, here: Path, published, words: str, says: str) 
     torch.save({"fc.weight": torch.zeros(3)}, here / "other.pth")
     torch.save(torch.nn.Linear(2, 2), here / "whole.pth")
     assert_refused(command, here, f"{WORDS} {words}", says)
+
+
+def test_timms_weights_from_its_folder(command, here: Path, published, monkeypatch) -> None:
+    words = f"{DATA} model=timm model.name=test_resnet model.weights=DEFAULT model.freeze=[conv1] lr=1e-12"
+    monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
+    with monkeypatch.context() as patched:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError("no network\nat all")
+
+        patched.setattr(
+            timm, "create_model", lambda *a, pretrained=False, **k: refuse() if pretrained else real(*a, **k)
+        )
+        says = "timm's weights of test_resnet can't be downloaded (no network). Put the file of a state_dict into"
+        assert_refused(command, here, words, says)
+    cached = here / "torch/hub/checkpoints/timm-test_resnet.pth"
+    cached.parent.mkdir(parents=True)
+    weights = real("test_resnet").state_dict()  # of 1,000 classes
+    torch.save(weights, cached)
+    result = command(words)
+    assert result.code == 0, result.err
+    assert "; new: fc; frozen: conv1\n" in result.err
+    after = trained(here, "default")
+    torch.testing.assert_close(after["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
+
+
+def test_timms_weights_are_kept(here: Path, monkeypatch) -> None:
+    """What timm downloads, here a new network, lies in the folder afterwards."""
+    monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: real(name, pretrained=not pretrained))
+    path = from_timm.published_weights("test_resnet")
+    assert path == here / "torch/hub/checkpoints/timm-test_resnet.pth"
+    assert checkpoints.read(path).keys() == real("test_resnet").state_dict().keys()
+
+
+def test_without_timm(command, here: Path, published, monkeypatch) -> None:
+    monkeypatch.setattr(from_timm, "find_spec", lambda name: None)
+    assert_refused(command, here, f"{DATA} model=timm", "pip install 'cnnbench[more]'")
 
 
 def test_only_torchvisions_networks_have_published_weights(command, here: Path, published) -> None:
