@@ -242,7 +242,7 @@ def carry_out(
                 if ended.reason == "busy":  # try it again last: by then it is done, or its process is gone
                     due.append(ended.task)
                     if str(folder) not in waiting:
-                        screen.say(f"{folder}: another process is running it; waiting")
+                        screen.say(f"{folder}: {ended.message}; waiting")
                         waiting.add(str(folder))
                     elif len(waiting) == len(due):
                         time.sleep(1)
@@ -262,7 +262,8 @@ def carry_out(
                     result = records.read(folder / "record.json")
                     results.append(result)
                     if total > 1 and ended.exit_code == 0 and folder not in earlier:
-                        screen.say(f"{ended.task[0].label}: {_outcome(result)}")
+                        log = f"; {ended.message}" if result.status == "failed" and ended.message else ""
+                        screen.say(f"{ended.task[0].label}: {_outcome(result)}{log}")
                     if result.status != "interrupted":
                         new = after(result, screen.say)
                         earlier |= _ended(new)
@@ -310,8 +311,8 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
         task = due.popleft()
         try:
             run(*task, line)
-        except Busy:
-            yield Ended(task, 0, "busy")
+        except Busy as busy:
+            yield Ended(task, 0, "busy", str(busy))
         except Interrupted as interrupted:
             yield Ended(task, interrupted.exit_code, "interrupted")
         except ProcessLost as lost:
