@@ -316,7 +316,8 @@ class _Submitit:
         if not log.exists():
             return "; ".join([*words, f"there is no log {log}, so its machine may not see this folder"])
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return "; ".join([*words, *lines[-1:], f"its log is {log}"])
+        own = [line for line in lines if not line.startswith("srun: ")]  # which only says that there was an error
+        return "; ".join([*words, *(own or lines)[-1:], f"its log is {log}"])
 
     def _log(self, job: Any) -> Path:
         paths = job.task(0).paths

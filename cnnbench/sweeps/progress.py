@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnnbench.errors import RecordError
 from cnnbench.results import records
+from cnnbench.runtime.ownership import is_owned
 from cnnbench.runtime.progress import Line, Sweep
 from cnnbench.sweeps.folders import folder_of
 from cnnbench.sweeps.workers import Task
@@ -23,7 +24,7 @@ class Progress:
     _free: list[Line]
     _lines: dict[Path, Line]
     _written: dict[Path, int | None]
-    """When the record of each active run was last written; None without a record."""
+    """When the record of each active run was last written, as far as it was looked at; None if it was not."""
     _running: set[Path]
     """Active runs that have written to their record."""
     _next: float
@@ -37,7 +38,7 @@ class Progress:
     def begin(self, task: Task) -> None:
         """Takes up a run that is about to be submitted."""
         folder = folder_of(*task)
-        self._written[folder] = _changed(folder)
+        self._written[folder] = None if is_owned(folder) else _changed(folder)  # it may be under way already
 
     def look(self, active: Collection[Task]) -> None:
         """Shows what the records of the active runs say now."""

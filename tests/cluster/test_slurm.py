@@ -24,6 +24,20 @@ pytest.importorskip("submitit")
 ON_SLURM = "hydra/launcher=submitit_slurm"
 TINY = "data=digits data.limit=200 hardware.threads=1"
 
+HELD = """
+import os, time
+from cnnbench.models import PlainCNN
+class Held(PlainCNN):
+    batches = 0
+    def forward(self, x):
+        if not x.is_meta and self.training:
+            self.batches += 1
+            while self.batches > 2 and os.path.exists("hold"):  # after the first epoch
+                time.sleep(0.1)
+        return super().forward(x)
+"""
+"""A model that trains an epoch, and then waits until the file `hold` is gone."""
+
 Cluster = slurms.Cluster
 
 
@@ -39,6 +53,8 @@ def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def slurm(one_cluster: Cluster, here: Path, monkeypatch) -> Iterator[Cluster]:
     monkeypatch.setenv("SLURM_CONF", one_cluster.conf)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(CONF.parent)]))
+    (here / "held.py").write_text(HELD)
+    (here / "hold").touch()
     yield one_cluster
     one_cluster.says("scancel", "--me", "--signal=KILL")
 
@@ -86,27 +102,30 @@ def results(here: Path, name: str) -> dict[str, tuple]:
 
 
 def test_a_killed_submitter_finds_its_jobs(slurm: Cluster, here: Path) -> None:
-    words = f"-m {TINY} epochs=60 seed=0,1,2,3"
-    first = started(f"{words} {ON_SLURM}")
+    words = f"-m {TINY} model._target_=held.Held epochs=3,1,2"
+    on_slurm = f"{ON_SLURM} hydra.launcher.array_parallelism=1"  # so that two wait
+    first = started(f"{words} {on_slurm}")
     wait_for(lambda: epochs(here) > 0)
     first.kill()
     first.wait()
-    waiting = queued(slurm)
-    assert len(waiting) >= 3  # two at a time, so that one waits at least
+    waiting = sorted(queued(slurm))
+    assert len(waiting) == 3
 
     rows = json.loads(cnnbench("list --json")[1])
-    status = {row["job"]: (row["status"], row["of"]) for row in rows if row["job"]}
-    assert sorted(status) == sorted(waiting)
-    assert {("running", 60), ("queued", 60)} == set(status.values())
-    shown = cnnbench("list")[1]
-    assert f"queued, job {waiting[-1]}" in shown or f"queued, job {waiting[0]}" in shown
+    status = {row["job"]: (row["status"], row["of"]) for row in rows}
+    assert status == dict(zip(waiting, [("running", 3), ("queued", 1), ("queued", 2)], strict=True))
+    assert f"queued, job {waiting[2]} " in cnnbench("list")[1]
 
-    second, third = started(f"{words} {ON_SLURM}"), started(f"{words} {ON_SLURM}")
+    second, third = started(f"{words} {on_slurm}"), started(f"{words} {on_slurm}")
+    for process in (second, third):
+        while (line := process.stderr.readline()) != "1 running, 2 queued\n":
+            assert line
+    (here / "hold").unlink()
     for process in (second, third):
         _, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
-        assert len(re.findall("seed [0-3]: (validation|already done)", err)) == 4
-    assert jobs(here) == 4
+        assert len(re.findall(r": validation [\d.]+%, test", err)) == 3
+    assert jobs(here) == 3
     assert cnnbench(f"{words} name=here")[0] == 0
     assert results(here, "default") == results(here, "here")
 
@@ -120,15 +139,17 @@ def test_two_submitters_at_once(slurm: Cluster, here: Path) -> None:
 
 
 def test_daemons_that_are_killed_cost_no_run(slurm: Cluster, here: Path) -> None:
-    words = f"-m {TINY} epochs=60 seed=0,1"
+    words = f"-m {TINY} model._target_=held.Held epochs=2 seed=0,1"
     process = started(f"{words} {ON_SLURM}")
-    wait_for(lambda: epochs(here) > 0)
+    wait_for(lambda: epochs(here) == 2)
     for name in ("one", "slurmctld"):
         slurm.daemons[name].kill()
         slurm.daemons[name].wait()
     time.sleep(3)
     for name in ("slurmctld", "one"):
         slurm.start(name)
+    wait_for(lambda: len(queued(slurm)) == 2)
+    (here / "hold").unlink()
     _, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     assert cnnbench(f"{words} name=here")[0] == 0
