@@ -114,7 +114,10 @@ class Ownership:
         """Seconds since the owner's last heartbeat, by the file server's clock: that of this machine may be wrong."""
         lock = self._path.with_name(".lock")
         lock.touch()
-        return lock.stat().st_mtime - self._path.stat().st_mtime
+        try:
+            return lock.stat().st_mtime - self._path.stat().st_mtime
+        except FileNotFoundError:  # another process is taking over
+            return 0.0
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -192,7 +191,11 @@ def test_a_folder_that_the_node_does_not_see(slurm: Cluster, here: Path) -> None
     inside = f'mount -t tmpfs none {hidden} && cd {hidden} && "$@"'
     code, _, err = cnnbench(f"-m {TINY} epochs=1 {ON_SLURM} seed=0,1", "unshare", "--mount", "sh", "-c", inside, "sh")
     assert code == 1
-    (line,) = {re.sub("^.*: its process", "its process", line).replace("_1", "_0") for line in err.splitlines() if "its process" in line}
+    (line,) = {
+        re.sub("^.*: its process", "its process", line).replace("_1", "_0")
+        for line in err.splitlines()
+        if "its process" in line
+    }
     log = rf"{hidden}/runs/default/.launcher/\d+_0/\d+_0_0_log.err"
     assert re.fullmatch(
         rf"its process failed \(FAILED JobLaunchFailure; there is no log {log}, so its machine may not see this "
