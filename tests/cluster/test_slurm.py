@@ -167,9 +167,9 @@ def test_a_run_over_its_time_limit_is_finished_by_the_same_command(slurm: Cluste
 
 def test_a_tuning_on_slurm_is_that_of_this_machine(slurm: Cluster, here: Path) -> None:
     words = f"tune {TINY} epochs=1 optimizer=sgd,adam trials=2 seeds=1"
-    assert cnnbench(f"{words} {ON_SLURM} hydra.launcher.array_parallelism=2")[0] == 0
+    assert cnnbench(f"{words} {ON_SLURM} hydra.launcher.array_parallelism=2 name=slurm")[0] == 0
     assert cnnbench(f"{words} name=here")[0] == 0
-    found = results(here, "tune")
+    found = results(here, "slurm")
     assert len(found) == 6
     assert found == results(here, "here")
 
