@@ -242,7 +242,10 @@ class _Submitit:
         found: dict[Path, Any] = {}
         for submission in submissions:
             queued = submission.jobs(queue)
-            found |= {parent / run: SlurmJob(submission.logs, queued[run].number) for run in queued}
+            for run, job in queued.items():
+                handle: Any = SlurmJob(submission.logs, job.number)
+                if job.state != "COMPLETING" and not _has_result(handle):
+                    found[parent / run] = handle
             if not queued:
                 submission.remove(parent)
         return found

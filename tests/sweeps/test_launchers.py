@@ -107,9 +107,9 @@ class TestEngines:
         words = f"{recipe(engine)} hardware.threads=1"
         result = cnnbench(here, words)
         assert result.returncode == 0, result.stderr
-        assert result.stderr.splitlines()[0] == "4 runs"
+        assert result.stderr.splitlines()[1] == "4 runs"
         told = [line for line in result.stderr.splitlines() if not re.search("queued$|: epoch ", line)]
-        assert len(told) == 5  # and nothing of the engine's
+        assert len(told) == 6  # and nothing of the engine's
         assert sorted(path.name for path in here.iterdir()) == ["broken.py", "runs"]
         here_words = f"{re.sub(r'(hydra[./]launcher|workers)[^ ]*', '', words)} name=here"
         assert cnnbench(here, here_words).returncode == 0
