@@ -242,10 +242,10 @@ class _Submitit:
         found: dict[Path, Any] = {}
         for submission in submissions:
             queued = submission.jobs(queue)
-            for run, job in queued.items():
+            for run_id, job in queued.items():
                 handle: Any = SlurmJob(submission.logs, job.number)
                 if job.state != "COMPLETING" and not _has_result(handle):
-                    found[parent / run] = handle
+                    found[parent / run_id] = handle
             if not queued:
                 submission.remove(parent)
         return found
