@@ -1,4 +1,4 @@
-"""Measures how long `cnnbench compare` takes for different numbers of records.
+"""Measures how long `cnnbench list` and `cnnbench compare` take for different numbers of records.
 
     python scripts/bench_compare.py [--records 1000 10000]
 
@@ -48,7 +48,7 @@ def made(config: dict[str, Any], choices: dict[str, str], contestant: int, seed:
 
 
 def seconds(contestants: int, seeds: int) -> float:
-    """Measures and prints the CPU time of a comparison, in seconds, and returns it."""
+    """Measures and prints the CPU time of a list and of a comparison, in seconds, and returns that of the latter."""
     with config_source(None) as composer:
         (job,) = composer.jobs(["optimizer=adam"], multirun=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -58,13 +58,20 @@ def seconds(contestants: int, seeds: int) -> float:
                 path = Path(folder, run.run_id, "record.json")
                 path.parent.mkdir()
                 path.write_text(run.as_json())
-        cpu_start, start = _cpu_time(), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "cnnbench", "compare", folder], check=True, stdout=subprocess.DEVNULL)
-        took, wall = _cpu_time() - cpu_start, time.perf_counter() - start
+        listed, _ = _timed("list", folder)
+        took, wall = _timed("compare", folder)
         page = Path(folder, "report.html").stat().st_size / 1e6
     what = f"{contestants:>6,} contestants x {seeds:>5,} seeds"
-    print(f"{what}: {took:6.1f} s of CPU time, {wall:6.1f} s in all, a page of {page:.1f} MB", flush=True)
+    print(f"{what}: list {listed:6.1f} s of CPU time, compare {took:6.1f} s, {wall:6.1f} s in all, ", end="")
+    print(f"a page of {page:.1f} MB", flush=True)
     return took
+
+
+def _timed(*words: str) -> tuple[float, float]:
+    """Seconds of CPU time of a command, and seconds in all."""
+    cpu_start, start = _cpu_time(), time.perf_counter()
+    subprocess.run([sys.executable, "-m", "cnnbench", *words], check=True, stdout=subprocess.DEVNULL)
+    return _cpu_time() - cpu_start, time.perf_counter() - start
 
 
 def _cpu_time() -> float:

@@ -1,4 +1,4 @@
-"""A Slurm of one node for the tests: munged, slurmctld and slurmd in a folder of their own."""
+"""A Slurm of two nodes on one machine for the tests: munged, slurmctld and two slurmd in a folder of their own."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from getpass import getuser
 from pathlib import Path
 from subprocess import DEVNULL
@@ -20,23 +20,23 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 CredType=cred/munge
 StateSaveLocation={folder}
-SlurmdSpoolDir={folder}
+SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE
 """
 
@@ -46,33 +46,55 @@ def missing() -> list[str]:
     return [name for name in _NEEDS if _program(name) is None]
 
 
+class Cluster:
+    """A Slurm that runs."""
+
+    conf: str
+    """What SLURM_CONF has to be."""
+    daemons: dict[str, subprocess.Popen[bytes]]
+    """By name: `munged`, `slurmctld`, and the nodes `one` and `two`."""
+    _commands: dict[str, list[str]]
+
+    def __init__(self, conf: Path, commands: dict[str, list[str]]) -> None:
+        self.conf, self._commands, self.daemons = str(conf), commands, {}
+
+    def start(self, name: str) -> None:
+        environment = os.environ | {"SLURM_CONF": self.conf}
+        self.daemons[name] = subprocess.Popen(self._commands[name], env=environment, stdout=DEVNULL, stderr=DEVNULL)
+
+    def says(self, *command: str) -> str:
+        environment = os.environ | {"SLURM_CONF": self.conf}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+
+
 @contextmanager
-def one_node(folder: Path) -> Iterator[str]:
-    """Yields what SLURM_CONF has to be. There is no accounting: sacct knows nothing."""
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """Starts Slurm. There is no accounting: sacct knows nothing."""
     host = socket.gethostname().partition(".")[0]
     conf, munge = folder / "slurm.conf", folder / "munge"
     munge.mkdir(mode=0o700)
     conf.write_text(_CONF.format(host=host, user=getuser(), ports=_free_ports(), folder=folder))
     (munge / "key").write_bytes(os.urandom(128))
     (munge / "key").chmod(0o600)
-    environment = os.environ | {"SLURM_CONF": str(conf)}
-
-    def says(*command: str) -> str:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
-
     files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     options = [f"--{name}={munge / file}" for name, file in files.items()]
-    daemons = []
+    slurmd = str(_program("slurmd"))
+    commands = {
+        "munged": [str(_program("munged")), "-F", "--force", *options],
+        "slurmctld": [str(_program("slurmctld")), "-D"],
+        "one": [slurmd, "-D", "-N", "one"],
+        "two": [slurmd, "-D", "-N", "two"],
+    }
+    slurm = Cluster(conf, commands)
     try:
-        for name, *arguments in (["munged", "-F", "--force", *options], ["slurmctld", "-D"], ["slurmd", "-D"]):
-            command = [str(_program(name)), *arguments]
-            daemons.append(subprocess.Popen(command, env=environment, stdout=DEVNULL, stderr=DEVNULL))
+        for name in commands:
+            slurm.start(name)
             _wait_for(lambda: (munge / "socket").exists())
-        _wait_for(lambda: says("sinfo", "--noheader", "--format=%T") == "idle")
-        yield str(conf)
+        _wait_for(lambda: slurm.says("sinfo", "--noheader", "--format=%T %D") == "idle 2")
+        yield slurm
     finally:
-        says("scancel", "--me", "--signal=KILL")
-        for daemon in reversed(daemons):
+        slurm.says("scancel", "--me", "--signal=KILL")
+        for daemon in reversed(slurm.daemons.values()):
             daemon.terminate()
             daemon.wait(timeout=20)
 
@@ -82,8 +104,9 @@ def _program(name: str) -> str | None:
 
 
 def _free_ports() -> list[int]:
-    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
-        return [server.getsockname()[1] for server in (one, other)]
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("", 0))) for _ in range(3)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def _wait_for(ready: Callable[[], bool]) -> None:

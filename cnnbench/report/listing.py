@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from cnnbench.analysis.grouping import shortest_labels
@@ -17,8 +16,9 @@ from cnnbench.errors import ConfigError, RecordError
 from cnnbench.report.commands import command_of
 from cnnbench.report.tables import MOST_CLASSES, Sheet
 from cnnbench.report.terminal import print_sheet
-from cnnbench.results import identity, records
+from cnnbench.results import identity, jobs, records
 from cnnbench.results.records import Layer, Record
+from cnnbench.runtime.ownership import is_owned
 from cnnbench.runtime.text import legible
 
 
@@ -32,7 +32,7 @@ class Row:
     """Its setting, as far as the runs in the same folder differ in it."""
     seed: int
     status: str
-    """That of its record, or `running`."""
+    """That of its record, `running`, `queued`, or `lost` if it has neither a record nor a job in the queue."""
     epochs: int
     """So far."""
     of: int
@@ -44,7 +44,10 @@ class Row:
     """Why there will be no test accuracy; empty for a run with a test."""
     seconds: float
     """Of training."""
-    config: dict[str, Any]
+    config: dict[str, Any] | None
+    """None without a record."""
+    job: str = ""
+    """The number of the Slurm job that carries it or waits to."""
 
 
 def rows(folder: Path) -> list[Row]:
@@ -63,12 +66,32 @@ def rows(folder: Path) -> list[Row]:
             print(f"left out: {error}", file=sys.stderr)
         else:
             together[path.parent.parent].append((path.parent, record))
-    return [
+    records_of = {run: record for runs in together.values() for run, record in runs}
+    submitted = _submitted(folder, records_of)
+    waiting = [
+        Row(
+            run=str(run.relative_to(folder)),
+            contestant=each.label.removesuffix(f", seed {each.seed}"),
+            seed=each.seed,
+            status=_of_job(job) if job else "lost",
+            epochs=0,
+            of=each.epochs,
+            val_acc=None,
+            test_acc=None,
+            untested="",
+            seconds=0.0,
+            config=None,
+            job=job.number if job else "",
+        )
+        for run, (each, job) in submitted.items()
+        if run not in records_of
+    ]
+    return waiting + [
         Row(
             run=str(run.relative_to(folder)),
             contestant=label,
             seed=record.seed,
-            status=_status(run, record),
+            status=_of_job(job) if (job := submitted.get(run, (None, None))[1]) else _status(run, record),
             epochs=len(record.history),
             of=record.config["epochs"],
             val_acc=None if record.best is None else record.best.val_acc,
@@ -76,24 +99,42 @@ def rows(folder: Path) -> list[Row]:
             untested=record.untested,
             seconds=record.seconds,
             config=record.config,
+            job=job.number if job else "",
         )
         for runs in together.values()
         for (run, record), label in zip(runs, shortest_labels([record for _, record in runs]), strict=True)
     ]
 
 
+def _submitted(folder: Path, found: dict[Path, Record]) -> dict[Path, tuple[jobs.Submitted, jobs.Job | None]]:
+    """The runs below `folder` that were submitted to Slurm and have not ended, with their jobs in the queue.
+
+    Args:
+        folder: the one that is listed.
+        found: the records below it, by the run's folder.
+    """
+    submissions = [(parent, each) for parent in jobs.folders(folder) for each in jobs.submissions(parent)]
+    ended = {run for run, record in found.items() if record.status != "interrupted"}
+    runs = {parent / run.run_id: run for parent, each in submissions for run in each.runs}
+    runs = {run: each for run, each in runs.items() if run not in ended}
+    if not runs:
+        return {}
+    try:
+        queue = jobs.queue()
+    except ConfigError as error:
+        print(f"left out: runs that wait in Slurm's queue ({error})", file=sys.stderr)
+        return {}
+    queued = {parent / run: job for parent, each in submissions for run, job in each.jobs(queue).items()}
+    return {run: (each, queued.get(run)) for run, each in runs.items()}
+
+
+def _of_job(job: jobs.Job) -> str:
+    """The status of a run whose job is in the queue."""
+    return "queued" if job.state == "PENDING" else "running"
+
+
 def _status(folder: Path, record: Record) -> str:
-    """Running, if somebody holds the run's lock. Of a run in a folder that may not be written nobody can tell."""
-    lock = folder / ".lock"
-    if record.status == "interrupted" and lock.exists():
-        try:
-            with FileLock(lock, blocking=False):
-                pass
-        except Timeout:
-            return "running"
-        except OSError:
-            pass
-    return record.status
+    return "running" if record.status == "interrupted" and is_owned(folder) else record.status
 
 
 def show_list(folder: Path, as_json: bool) -> None:
@@ -104,8 +145,8 @@ def show_list(folder: Path, as_json: bool) -> None:
         return
     cells = [
         [
-            f"{r.contestant}, seed {r.seed}", legible(r.run), r.status, f"{r.epochs}/{r.of}", _percent(r.val_acc),
-            _tested(r), f"{r.seconds:,.1f}",
+            f"{r.contestant}, seed {r.seed}", legible(r.run), f"{r.status}, job {r.job}" if r.job else r.status,
+            f"{r.epochs}/{r.of}", _percent(r.val_acc), _tested(r), f"{r.seconds:,.1f}",
         ]
         for r in found
     ]  # fmt: skip

@@ -237,7 +237,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, platform, device and git commit."""
     error: str | None = None
-    """Why the run diverged or failed, with the traceback of a failure."""
+    """Why the run diverged or failed, with the traceback of a failure; or why its process was killed."""
     folder: Path | None = field(default=None, init=False, compare=False)
     """The folder that it was read from; not in the file."""
 

@@ -33,7 +33,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a write doesn't say to which file
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a write doesn't say to which file
             error.filename = str(path)
         raise
 

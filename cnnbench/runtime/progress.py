@@ -166,6 +166,10 @@ class Sweep:
     """Where a notebook shows the bars, an IPython `DisplayHandle`; None elsewhere."""
     _drawn: float
     """When they were last drawn there, on the clock of `time.monotonic`."""
+    _said: str
+    """What was last printed of the numbers of runs."""
+    _printed: float
+    """When that was, on the same clock."""
 
     def __init__(self, total: int, epochs: int, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -173,6 +177,7 @@ class Sweep:
         self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
         self._lines, self._skipped = [], 0
         self._output, self._drawn = None, -math.inf
+        self._said, self._printed = "", time.monotonic()
 
     def __enter__(self) -> "Sweep":
         if self.visible and self._console.is_jupyter:
@@ -207,6 +212,14 @@ class Sweep:
         """Counts the epochs of a run that was finished before."""
         self._skipped += epochs
         self.update()
+
+    def counts(self, running: int, queued: int) -> None:
+        """Shows how many runs are under way and how many wait; without a terminal in a line, when that has changed."""
+        said = f"{running} running, {queued} queued"
+        self.progress.update(self._bar, numbers=[said])
+        if not self.visible and said != self._said and time.monotonic() - self._printed >= 10:
+            self._said, self._printed = said, time.monotonic()
+            self.say(said)
 
     def update(self) -> None:
         """Updates the sweep's own bar."""

@@ -135,6 +135,7 @@ class _Search:
 
     def save(self, training: State | None) -> None:
         """Writes the result so far and the state of the current training."""
+        self.surroundings.check_owner()
         checkpoints.write(self.path, {"found": self.result, "training": training and vars(training)})
         self.keep(self.result)
 

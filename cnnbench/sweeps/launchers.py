@@ -7,6 +7,8 @@ must see the working folder, the data and `runs_dir` under the same paths.
 import contextlib
 import io
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from shutil import which
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -25,9 +28,12 @@ from cnnbench.config.engines import Engine, Ray, RayArguments, SubmititLocal, Su
 from cnnbench.config.targets import look_in
 from cnnbench.data.images import load
 from cnnbench.errors import Busy, ConfigError, Interrupted, nearest
+from cnnbench.results import jobs
+from cnnbench.runtime.ownership import is_owned
 from cnnbench.runtime.progress import Sweep
 from cnnbench.runtime.signals import collected_signals
 from cnnbench.sweeps.folders import finished, folder_of
+from cnnbench.sweeps.progress import Progress
 from cnnbench.sweeps.run import run
 from cnnbench.sweeps.workers import Ended, Task
 
@@ -35,6 +41,9 @@ Outcome = tuple[int, str, str]
 """The fields of `Ended` besides the task: exit code, reason, message."""
 
 _TIME_UP: Outcome = (1, "", "its time was up")
+
+_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+"""What is called of Slurm, by submitit or here."""
 
 _QUEUE_SECONDS = 15
 """Seconds between two calls of squeue, a burden to the cluster's controller. They only serve to notice lost runs."""
@@ -57,40 +66,58 @@ def elsewhere(tasks: deque[Task], workers: int, engine: Engine, sweep: Sweep) ->
     Raises:
         ConfigError: the engine refuses the runs.
     """
-    settings, line = engine.settings, sweep.line()
+    settings, progress, line = engine.settings, Progress(sweep), sweep.line()
     carrier: _Carrier = _Ray(settings) if isinstance(settings, Ray) else _Submitit(settings, workers)
     places = workers if engine.name == "submitit_local" else sys.maxsize
     resumes = 0 if isinstance(settings, Ray) else settings.max_num_timeout
     resumed: Counter[Path] = Counter()
     active: dict[Any, Task] = {}
+    folders: set[Path] = set()
+    """Those of the active runs."""
     try:
         while tasks or active:
             batch: list[Task] = []
-            while tasks and len(active) + len(batch) < places:
+            for _ in range(len(tasks)):
+                if len(active) + len(batch) == places:
+                    break
                 task = tasks.popleft()
-                if finished(folder_of(*task), task[0].config):
+                folder = folder_of(*task)
+                if finished(folder, task[0].config):
                     run(*task, line)  # says so
                     yield Ended(task, 0)
+                elif folder in folders:
+                    yield Ended(task, 0, "busy", "the sweep has it twice")
                 else:
+                    folders.add(folder)
+                    progress.begin(task)
                     batch.append(task)
+            found: list[Any] = []
             # A signal during a call to the engine would lose jobs that were just submitted, and Ray would exit with
             # code 1. So it is held back until the call has returned.
             with collected_signals() as received:
                 if batch:
                     try:
-                        active |= zip(carrier.submit([job for job, _ in batch]), batch, strict=True)
+                        found = carrier.submit(batch)
                     except Exception as error:
                         raise ConfigError(f"hydra/launcher={engine.name}: {_first_line(error)}") from error
+                    active |= {job: task for job, task in zip(found, batch, strict=True) if job is not None}
                 ended = carrier.ended(list(active)) if active else []
             for signum in received:
                 signal.raise_signal(signum)
+            progress.look(active.values())
+            busy = [task for job, task in zip(found, batch, strict=False) if job is None]
+            folders -= {folder_of(*task) for task in busy}
+            for task in busy:
+                yield Ended(task, 0, "busy", "another process is running it")
             for handle, outcome in ended:
                 task = active.pop(handle)
                 path = folder_of(*task)
+                folders.remove(path)
                 if outcome == _TIME_UP and resumed[path] < resumes:
                     resumed[path] += 1
                     tasks.append(task)
                 else:
+                    progress.end(task)
                     yield Ended(task, *outcome)
     finally:
         carrier.close(list(active))
@@ -148,8 +175,8 @@ class _Log:
 class _Carrier(Protocol):
     """The interface of an engine. A handle stands for one run."""
 
-    def submit(self, jobs: list[Job]) -> list[Any]:
-        """Submits runs, and returns their handles."""
+    def submit(self, tasks: list[Task]) -> list[Any]:
+        """Submits runs, and returns their handles; None in place of a run that another process carries out."""
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         """Waits for about a second, and returns the runs that have ended."""
@@ -178,27 +205,70 @@ class _Submitit:
     def __init__(self, settings: SubmititLocal, workers: int) -> None:
         self._settings = settings
         self._slurm = isinstance(settings, SubmititSlurm)
+        missing = [name for name in _COMMANDS if which(name) is None] if self._slurm else []
+        if missing:
+            raise ConfigError(
+                f"hydra/launcher=submitit_slurm: {', '.join(missing)}: no such command here. Start it on a machine "
+                f"from which Slurm's jobs are submitted."
+            )
         self._threads = settings.cpus_per_task
         if self._threads is None and not self._slurm:
             self._threads = max((os.cpu_count() or 1) // workers, 1)
         self._next_look = 0.0
         self._gone = set()
 
-    def submit(self, jobs: list[Job]) -> list[Any]:
+    def submit(self, tasks: list[Task]) -> list[Any]:
+        found: dict[Path, Any] = {}
+        of_task = [(folder_of(*task), task[0]) for task in tasks]
+        for parent in sorted({folder.parent for folder, _ in of_task}):
+            with jobs.submitting(parent):
+                found |= self._queued(parent)
+                due = [
+                    (folder, job)
+                    for folder, job in of_task
+                    if folder.parent == parent and folder not in found and not is_owned(folder)
+                ]
+                if due:
+                    found |= zip((folder for folder, _ in due), self._submit(parent, due), strict=True)
+        return [found.get(folder) for folder, _ in of_task]
+
+    def _queued(self, parent: Path) -> dict[Path, Any]:
+        """The jobs in the queue that carry runs in `parent`: a submitter that was killed, or another one, left them."""
+        if not self._slurm or not (submissions := jobs.submissions(parent)):
+            return {}
+        from submitit import SlurmJob
+
+        queue = jobs.queue()
+        found: dict[Path, Any] = {}
+        for submission in submissions:
+            queued = submission.jobs(queue)
+            for run_id, job in queued.items():
+                handle: Any = SlurmJob(submission.logs, job.number)
+                if job.state != "COMPLETING" and not _has_result(handle):
+                    found[parent / run_id] = handle
+            if not queued:
+                submission.remove(parent)
+        return found
+
+    def _submit(self, parent: Path, due: list[tuple[Path, Job]]) -> list[Any]:
         import submitit
 
         general = {field.name for field in fields(SubmititLocal)}
         given = asdict(self._settings)
         folder = given.pop("submitit_folder")
         del given["max_num_timeout"]  # submitit would resubmit without saving the state
+        if self._slurm:
+            given["name"] += f"-{secrets.token_hex(4)}"
+            runs = [jobs.Submitted(path.name, job.label, job.config.seed, job.config.epochs) for path, job in due]
+            jobs.Submission(given["name"], str(Path(folder).resolve()), runs).write(parent)
         executor = submitit.AutoExecutor(folder, cluster="slurm" if self._slurm else "local")
         executor.update_parameters(**{key if key in general else f"slurm_{key}": given[key] for key in given})
         # Ctrl-C on a terminal reaches all processes started from it. The jobs get their signal from `close` alone.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # sbatch's message, which the error repeats
-                runs = [partial(_as_job, _Run(job, Path.cwd(), self._threads)) for job in jobs]
-                return list(executor.submit_array(runs))
+                calls = [partial(_as_job, _Run(job, Path.cwd(), self._threads)) for _, job in due]
+                return list(executor.submit_array(calls))
         finally:
             signal.signal(signal.SIGINT, handler)
 
@@ -228,16 +298,33 @@ class _Submitit:
         if not self._slurm:
             return {job.job_id for job in handles if not job.done()}
         numbers = {job.job_id for job in handles}
-        command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
-        queue = subprocess.run(command, capture_output=True, text=True, check=False)
-        return numbers & set(queue.stdout.split()) if queue.returncode == 0 else numbers
+        try:
+            return numbers & {job.number for job in jobs.queue()}
+        except ConfigError:  # its controller may be away for a while
+            return numbers
 
     def _outcome(self, job: Any) -> Outcome:
         if _has_result(job) and job.exception() is None:
             outcome: Outcome = job.results()[0]
-            return outcome
+            return outcome if outcome[2] else (*outcome[:2], f"its log is {self._log(job)}")
+        return 1, "", self._failure(job)
+
+    def _failure(self, job: Any) -> str:
+        """Why a job has no result: Slurm's state of it, the last line that it wrote, and where its log is."""
+        words, log = [], self._log(job)
+        if self._slurm:
+            command = ["scontrol", "--oneliner", "show", "job", job.job_id]  # Slurm forgets it after some minutes
+            said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            words += [" ".join(states) for states in re.findall(r"JobState=(\S+) Reason=(\S+)", said)[:1]]
+        if not log.exists():
+            return "; ".join([*words, f"there is no log {log}, so its machine may not see this folder"])
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        own = [line for line in lines if not line.startswith("srun: ")]  # which only says that there was an error
+        return "; ".join([*words, *(own or lines)[-1:], f"its log is {log}"])
+
+    def _log(self, job: Any) -> Path:
         paths = job.task(0).paths
-        return 1, "", f"its log is {paths.stdout if self._settings.stderr_to_stdout else paths.stderr}"
+        return Path(paths.stdout if self._settings.stderr_to_stdout else paths.stderr)
 
 
 def _has_result(job: Any) -> bool:
@@ -276,8 +363,8 @@ class _Ray:
                     f"hydra.launcher.ray.init.{key}: ray.init has no such argument.{nearest(key, allowed)}"
                 )
 
-    def submit(self, jobs: list[Job]) -> list[Any]:
-        task = self._ray.remote(**self._settings.remote)(_Run.__call__)
+    def submit(self, tasks: list[Task]) -> list[Any]:
+        remote = self._ray.remote(**self._settings.remote)(_Run.__call__)
         if not self._ray.is_initialized():
             handler = signal.getsignal(signal.SIGTERM)
             try:
@@ -286,7 +373,7 @@ class _Ray:
                 raise SystemExit(143) from None
             finally:
                 signal.signal(signal.SIGTERM, handler)
-        return [task.remote(_Run(job, Path.cwd())) for job in jobs]
+        return [None if is_owned(folder_of(*task)) else remote.remote(_Run(task[0], Path.cwd())) for task in tasks]
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         done, _ = self._ray.wait(handles, num_returns=len(handles), timeout=1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from torch import nn
 
@@ -26,7 +25,7 @@ from cnnbench.models import Ensemble
 from cnnbench.results import records
 from cnnbench.results.decoding import decode
 from cnnbench.results.records import Record
-from cnnbench.runtime import collectives, files
+from cnnbench.runtime import collectives, files, ownership
 from cnnbench.runtime.machine import environment, hide_missing_gpus, keep_freed_memory
 from cnnbench.runtime.progress import Screen, Sweep
 from cnnbench.runtime.randomness import kept_generators
@@ -55,7 +54,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     A run that fails or diverges is a result too: its record says so, and nothing is raised.
 
     Raises:
-        Busy: another process is running it.
+        Busy: another process is running it, or has taken it over.
         Interrupted: Ctrl-C or SIGTERM; the state is saved and the record says so.
         ProcessLost: another of the processes that train it together is gone; it can be resumed.
         OSError: the disk is full or can't be written; earlier files are intact.
@@ -63,12 +62,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
     config = job.config
     folder = folder_of(job, images)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)  # the system releases it when the process ends
-    try:
-        holding = lock.acquire()
-    except Timeout:
-        raise Busy(str(folder)) from None
-    with holding:
+    with ownership.owned(folder, screen.say) as owner:
         screen.start(job.label, config.search_epochs + config.epochs)
         try:
             record = finished(folder, config)
@@ -80,7 +74,7 @@ def run(job: Job, images: ImageSet, screen: Screen) -> Record:
                 temporary.unlink()
             _set_aside(folder, config)
             with kept_generators():
-                return _Run(job, images, screen, folder).carry_out()
+                return _Run(job, images, Surroundings(folder, screen, check_owner=owner.check)).carry_out()
         finally:
             screen.finish()
 
@@ -97,7 +91,7 @@ def follow(job: Job, images: ImageSet) -> int:
         if collectives.broadcast(False):
             screen = Sweep(1, job.config.epochs, quiet=True).line()
             screen.start("", job.config.epochs)
-            record = _Run(job, images, screen, folder_of(job, images)).carry_out()
+            record = _Run(job, images, Surroundings(folder_of(job, images), screen)).carry_out()
             if record.status == "failed":
                 print(f"process {collectives.rank()}: {record.error}", file=sys.stderr)
                 return 1
@@ -117,7 +111,7 @@ def _set_aside(folder: Path, config: Config) -> None:
     aside = old / str(1 + max(numbers, default=0))
     aside.mkdir(parents=True)
     # Checkpoints to resume from go first, the record last: a kill in between leaves an old result, not a mixture.
-    items = [item for item in folder.iterdir() if item.name not in (".lock", ".old")]
+    items = [item for item in folder.iterdir() if item.name not in (*ownership.FILES, ".old")]
     for item in sorted(items, key=lambda item: (item.name == "record.json", "last" not in item.name)):
         item.rename(aside / item.name)
 
@@ -140,10 +134,10 @@ class _Run:
     callbacks: dict[str, pl.Callback]
     """The user's, by name."""
 
-    def __init__(self, job: Job, images: ImageSet, screen: Screen, folder: Path) -> None:
+    def __init__(self, job: Job, images: ImageSet, surroundings: Surroundings) -> None:
         self.job, self.config, self.images = job, job.config, images
         self.data = ImageData(images, job.config.data, parts.batch_size(job.config), job.config.seed)
-        self.surroundings = Surroundings(folder, screen)
+        self.surroundings = surroundings
         self.writes = collectives.rank() == 0
         self.callbacks = {}
         self.result = self._new_record()
@@ -167,6 +161,7 @@ class _Run:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
             ProcessLost: another process that trains this run is gone; what was saved before stays.
+            Busy: another process has taken over.
             OSError: the disk is full or can't be written.
         """
         text = as_yaml(self.config)
@@ -184,7 +179,7 @@ class _Run:
                 self.result.status, self.result.error = "diverged", str(error)
             except BaseException as error:
                 ours = received or isinstance(error, Exception | SystemExit)  # a user's class may call exit()
-                if isinstance(error, ProcessLost) or files.is_disk_failure(error) or not ours:
+                if isinstance(error, ProcessLost | Busy) or files.is_disk_failure(error) or not ours:
                     raise
                 if "DataLoader worker" in str(error) and not received:  # torch has no exception class of its own for it
                     raise ProcessLost("a process that reads its images is gone") from error
@@ -373,6 +368,7 @@ class _Run:
     def save(self) -> None:
         """Writes the record as it is now."""
         if self.writes:
+            self.surroundings.check_owner()
             records.write(self.folder / "record.json", self.result)
 
     def _take_history(self) -> None:
@@ -381,12 +377,14 @@ class _Run:
 
     def _save_state(self, state: State) -> None:
         if self.writes:
+            self.surroundings.check_owner()
             checkpoints.write(self.folder / "last.ckpt", vars(state), keep=self.folder / "previous.ckpt")
 
     def _epoch_ended(self, state: State) -> None:
         """Writes the checkpoints of an epoch, then the record, which refers to them."""
         self._take_history()
         row = self.module.history[-1]
+        self.surroundings.check_owner()
         if self.writes and self.result.best and self.result.best.epoch == row["epoch"]:
             checkpoints.write(self.folder / "best.ckpt", {"model": self.module.weights})
         self._save_state(state)

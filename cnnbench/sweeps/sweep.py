@@ -5,6 +5,7 @@ The analysis, with SciPy, is imported when there is something to compare.
 """
 
 import contextlib
+import signal
 import sys
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from cnnbench.errors import Busy, ConfigError, Interrupted, ProcessLost, RecordE
 from cnnbench.results import records
 from cnnbench.results.records import Record, Sizes
 from cnnbench.runtime.collectives import launch
+from cnnbench.runtime.memory import free_memory
+from cnnbench.runtime.ownership import owned
 from cnnbench.runtime.progress import Sweep, importing
 from cnnbench.sweeps.folders import finished, folder_of
 from cnnbench.sweeps.workers import Ended, Task, side_by_side
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from cnnbench.analysis.comparison import Comparison
     from cnnbench.analysis.tuning_results import Tuning
     from cnnbench.training.checks import Checked
+
+_WORKER = 50_000_000
+"""Bytes that a worker does not share with the others, besides what training takes: 46 MB were measured."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +173,27 @@ def begin(checked: "list[tuple[Job, Checked]]", engine: Engine | None, alone: bo
         alone: whether there is one run only.
     """
     warn(checked)
+    if checked and engine is None and (warning := _memory_warning(checked)):
+        print(f"warning: {warning}", file=sys.stderr)
     for line in dict.fromkeys(about(*each, engine, alone) for each in checked):
         print(line, file=None if alone else sys.stderr, flush=True)
     if checked and engine is None and checked[0][0].config.workers == 1:
         with importing("pytorch_lightning"):
             import_module("cnnbench.sweeps.run")
+
+
+def _memory_warning(checked: "list[tuple[Job, Checked]]") -> str:
+    """Says that the workers will take more memory than is free; empty if they won't."""
+    workers = checked[0][0].config.workers
+    each = _WORKER + max(each.memory for _, each in checked)
+    free = free_memory()
+    if workers == 1 or workers * each <= free:
+        return ""
+    return (
+        f"workers={workers}: they take about {workers * each / 1e9:.1f} GB, {each / 1e9:.1f} GB each, and "
+        f"{free / 1e9:.1f} GB are free. workers={max(int(free / each), 1)} fits. When memory runs out, the system "
+        f"kills a process, whose run is then interrupted."
+    )
 
 
 def about(job: Job, checked: "Checked", engine: Engine | None = None, alone: bool = True) -> str:
@@ -242,7 +264,7 @@ def carry_out(
                 if ended.reason == "busy":  # try it again last: by then it is done, or its process is gone
                     due.append(ended.task)
                     if str(folder) not in waiting:
-                        screen.say(f"{folder}: another process is running it; waiting")
+                        screen.say(f"{folder}: {ended.message}; waiting")
                         waiting.add(str(folder))
                     elif len(waiting) == len(due):
                         time.sleep(1)
@@ -255,14 +277,17 @@ def carry_out(
                 waiting.discard(str(folder))
                 if ended.exit_code != 0:
                     how = f"killed by signal {-ended.exit_code}" if ended.exit_code < 0 else "its process failed"
+                    how += ", as the system does when memory runs out" if ended.exit_code == -signal.SIGKILL else ""
                     how += f" ({ended.message})" if ended.message else ""
+                    _note(folder, how)
                     screen.say(f"{folder.name}: {how}. Run the same command again to resume it.")
                     code = 1
                 with contextlib.suppress(RecordError):
                     result = records.read(folder / "record.json")
                     results.append(result)
                     if total > 1 and ended.exit_code == 0 and folder not in earlier:
-                        screen.say(f"{ended.task[0].label}: {_outcome(result)}")
+                        log = f"; {ended.message}" if result.status == "failed" and ended.message else ""
+                        screen.say(f"{ended.task[0].label}: {_outcome(result)}{log}")
                     if result.status != "interrupted":
                         new = after(result, screen.say)
                         earlier |= _ended(new)
@@ -310,8 +335,8 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
         task = due.popleft()
         try:
             run(*task, line)
-        except Busy:
-            yield Ended(task, 0, "busy")
+        except Busy as busy:
+            yield Ended(task, 0, "busy", str(busy))
         except Interrupted as interrupted:
             yield Ended(task, interrupted.exit_code, "interrupted")
         except ProcessLost as lost:
@@ -320,6 +345,17 @@ def _one_by_one(due: deque[Task], screen: Sweep) -> Generator[Ended, None, None]
             yield Ended(task, 1, "disk", str(error))
         else:
             yield Ended(task, 0)
+
+
+def _note(folder: Path, why: str) -> None:
+    """Writes into the record of a run why its process is gone, unless another process has taken it up again."""
+    if not (folder / "record.json").exists():
+        return
+    with contextlib.suppress(Busy, OSError, RecordError), owned(folder, lambda line: None):
+        record = records.read(folder / "record.json")
+        if record.status == "interrupted":
+            record.error = why
+            records.write(folder / "record.json", record)
 
 
 def _outcome(record: Record) -> str:

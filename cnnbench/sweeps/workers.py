@@ -113,6 +113,8 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
     get_ready()
     threads = max((os.cpu_count() or 1) // workers, 1)
     free = [sweep.line() for _ in range(workers)]
+    gpus = _gpus()
+    of_line = {line: gpus[i % len(gpus)] for i, line in enumerate(free)} if gpus else {}
     active: dict[Any, _Worker] = {}
     shared: dict[str, _Images] = {}
     with contextlib.ExitStack() as files:
@@ -124,11 +126,14 @@ def side_by_side(tasks: deque[Task], workers: int, sweep: Sweep) -> Generator[En
                     images = task[1]
                     if images.fingerprint not in shared:
                         shared[images.fingerprint] = _share(images, files)
-                    arguments = (task[0], shared[images.fingerprint], sender, threads, sweep.visible)
+                    line = free.pop()
+                    arguments = (
+                        task[0], shared[images.fingerprint], sender, threads, of_line.get(line), sweep.visible
+                    )  # fmt: skip
                     process = context.Process(target=_work, args=arguments)
                     process.start()
                     sender.close()  # this process's copy, so that `recv` ends with the worker
-                    active[receiver] = _Worker(process, task, free.pop())
+                    active[receiver] = _Worker(process, task, line)
                 receivers: list[Any] = connection.wait(list(active), timeout=1)
                 for receiver in receivers:
                     worker = active[receiver]
@@ -202,7 +207,17 @@ def _share(images: ImageSet, files: contextlib.ExitStack) -> _Images:
     return _Images(arrays, {name: value for name, value in values.items() if name not in arrays})
 
 
-def _work(job: Job, shared: _Images, pipe: Any, threads: int, visible: bool) -> None:
+def _gpus() -> list[str]:
+    """The GPUs as CUDA_VISIBLE_DEVICES names them, where there are several; else none, as there is no choice."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    names = given.split(",")[:count] if given else [str(i) for i in range(count)]
+    return names if count > 1 else []
+
+
+def _work(job: Job, shared: _Images, pipe: Any, threads: int, gpu: str | None, visible: bool) -> None:
     """Carries out one run; the main function of a worker.
 
     Args:
@@ -210,8 +225,11 @@ def _work(job: Job, shared: _Images, pipe: Any, threads: int, visible: bool) -> 
         shared: its images.
         pipe: takes what the screen is to show, and why the run ended.
         threads: CPU threads of torch.
+        gpu: the GPU that it may use; None leaves the choice to torch.
         visible: whether there is a terminal.
     """
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # heeded until CUDA starts in this process
     import torch
 
     from cnnbench.sweeps.run import run

@@ -100,6 +100,8 @@ class Surroundings:
     """Shows how it is getting on."""
     received: list[int] = field(default_factory=list)
     """Signals, acted on between two steps."""
+    check_owner: Callable[[], None] = lambda: None
+    """Raises `Busy` if another process has taken over the folder; called before each writing."""
     epochs_done: int = 0
     """Epochs of earlier trainings of the same search, for the screen."""
 

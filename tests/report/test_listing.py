@@ -1,6 +1,7 @@
 """`cnnbench list` and `cnnbench show`: what is done, running or failed, and one run in full."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from conftest import record
 from filelock import FileLock
 from made_records import made, write
 
-from cnnbench.results import records
+from cnnbench.results import jobs, records
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 logger=none"
 
@@ -42,6 +43,7 @@ def test_list(command, here: Path) -> None:
         "untested": "",
         "seconds": sum(row["seconds"] for row in done["history"]),
         "config": done["config"],
+        "job": "",
     }
     assert (found["sgdlr1e+09"]["test_acc"], found["adamlr0.001"]["epochs"]) == (None, 3)
 
@@ -52,6 +54,31 @@ def test_list(command, here: Path) -> None:
     assert [cell.strip() for cell in adam.split("│")[1:5:2]] == ["adam, seed 0", "running"]
     assert "3/3" in adam
     assert f"{done['test']['acc']:.2%}" in "".join(lines)
+
+
+def test_runs_in_slurms_queue_are_listed(command, here: Path, monkeypatch) -> None:
+    done, under_way = made("optimizer=sgd lr=0.1"), made("optimizer=sgd lr=0.2")
+    folder = here / "runs" / "a"
+    write(folder, done, under_way | {"status": "interrupted", "test": None})
+    names = [done["run_id"], under_way["run_id"], "waits", "gone"]
+    runs = [jobs.Submitted(name, f"sgd {name}, seed 7", 7, 30) for name in names]
+    jobs.Submission("cnnbench-1", str(here), runs).write(folder)
+    squeue = here / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(
+        "#!/bin/sh\necho 5_1 RUNNING cnnbench-1\necho 5_2 PENDING cnnbench-1\necho 6 RUNNING cnnbench-2\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=os.pathsep)
+    found = {Path(row["run"]).name: (row["status"], row["job"]) for row in json.loads(command("list --json").out)}
+    assert found == dict(zip(names, [("done", ""), ("running", "5_1"), ("queued", "5_2"), ("lost", "")], strict=True))
+    assert all(words in command("list").out for words in ("sgd waits, seed 7", "queued, job 5_2", "0/30"))
+    squeue.write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2\nexit 1\n")
+    result = command("list --json")
+    assert len(json.loads(result.out)) == 2
+    assert result.err == (
+        "left out: runs that wait in Slurm's queue (slurm_load_jobs error: Unable to contact slurm controller)\n"
+    )
 
 
 def test_what_was_swept_is_listed(command, here: Path) -> None:

@@ -12,7 +12,14 @@ from cnnbench.results import bundles, identity, records
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 ARITHMETIC = {"tune_optimizers": 1}
 """Results that were computed before `identity.ARITHMETIC` was raised to 2."""
-COUNTS = {"doc0_joint": 12, "doc3_optimizers": 15, "joint_two_layer": 9, "reach_92": 36, "speedrun": 2, "tune_optimizers": 85}
+COUNTS = {
+    "doc0_joint": 12,
+    "doc3_optimizers": 15,
+    "joint_two_layer": 9,
+    "reach_92": 36,
+    "speedrun": 2,
+    "tune_optimizers": 85,
+}
 
 
 @pytest.mark.parametrize("name", COUNTS)

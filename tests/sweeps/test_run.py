@@ -402,6 +402,8 @@ def test_a_killed_worker_takes_no_other_along(here: Path) -> None:
     assert "killed by signal 9" in result.stderr
     statuses = sorted(found["status"] for found in all_records(here / "runs"))
     assert statuses == ["done", "done", "interrupted"]
+    (error,) = (found["error"] for found in all_records(here / "runs") if found["status"] == "interrupted")
+    assert error == "killed by signal 9, as the system does when memory runs out"
     assert "1 interrupted" in result.stdout
     again = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
