@@ -177,7 +177,7 @@ class Sweep:
         self._bar = self.progress.add_task(f"{total} runs", total=epochs, visible=total > 1)
         self._lines, self._skipped = [], 0
         self._output, self._drawn = None, -math.inf
-        self._said, self._printed = "", time.monotonic()
+        self._said, self._printed = "", -math.inf
 
     def __enter__(self) -> "Sweep":
         if self.visible and self._console.is_jupyter:
