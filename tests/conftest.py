@@ -5,7 +5,7 @@ import os
 import pty
 import select
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,3 +135,14 @@ def write_images(root: Path, counts: dict[str, int], size: int = 8, suffix: str 
 def colours(tmp_path: Path) -> Path:
     """A folder of three classes, 20 images of 8x8 each."""
     return write_images(tmp_path / "colours", {"red": 20, "green": 20, "blue": 20})
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: several wait for one another longer than batches of small tests take."""
+    import torch  # seconds, which tests without it need not wait
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

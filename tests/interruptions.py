@@ -5,12 +5,37 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cnnbench.results import records
 from cnnbench.training import training
+
+HELD = """
+import os, time
+from cnnbench.models import PlainCNN
+class Held(PlainCNN):
+    batches = 0
+    def forward(self, x):
+        if not x.is_meta and self.training:
+            self.batches += 1
+            if self.batches == 3:
+                open(f"pid{os.getpid()}", "w").close()
+            while self.batches > 2 and os.path.exists("hold"):  # after the first epoch
+                time.sleep(0.1)
+        return super().forward(x)
+"""
+"""A model that trains an epoch, names its process by a file, and then waits until the file `hold` is gone."""
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Waits until something is true, five minutes at most."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
 def heed_ctrl_c() -> None:

@@ -20,16 +20,9 @@ from cnnbench.errors import ConfigError
 from cnnbench.training.averaging import averaged, averages
 from cnnbench.training.optimizers import make_optimizer, split, take_back, tried
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More of them only wait for each other here: these networks are tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

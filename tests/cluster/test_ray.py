@@ -6,32 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import all_records
+from interruptions import HELD, wait_for
 
 from cnnbench.config.keys import CONF
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
-
-HELD = """
-import os, time
-from cnnbench.models import PlainCNN
-class Held(PlainCNN):
-    batches = 0
-    def forward(self, x):
-        if not x.is_meta and self.training:
-            self.batches += 1
-            if self.batches == 3:
-                open(f"pid{os.getpid()}", "w").close()
-            while self.batches > 2 and os.path.exists("hold"):  # after the first epoch
-                time.sleep(0.1)
-        return super().forward(x)
-"""
 
 
 @pytest.fixture
@@ -51,13 +37,6 @@ def started(cluster: Any, words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
 
 
 def found(here: Path) -> list[tuple[str, int]]:

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import slurm as slurms
 from conftest import all_records, without_times
+from interruptions import HELD, wait_for
 
 from cnnbench.config.keys import CONF
 
@@ -22,20 +23,6 @@ pytest.importorskip("submitit")
 
 ON_SLURM = "hydra/launcher=submitit_slurm"
 TINY = "data=digits data.limit=200 hardware.threads=1"
-
-HELD = """
-import os, time
-from cnnbench.models import PlainCNN
-class Held(PlainCNN):
-    batches = 0
-    def forward(self, x):
-        if not x.is_meta and self.training:
-            self.batches += 1
-            while self.batches > 2 and os.path.exists("hold"):  # after the first epoch
-                time.sleep(0.1)
-        return super().forward(x)
-"""
-"""A model that trains an epoch, and then waits until the file `hold` is gone."""
 
 Cluster = slurms.Cluster
 
@@ -71,13 +58,6 @@ def cnnbench(words: str, *before: str) -> tuple[int, str, str]:
     assert "Traceback" not in err
     assert "Warning" not in err  # none of a library's
     return process.returncode, out, err
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
 
 
 def epochs(here: Path) -> int:

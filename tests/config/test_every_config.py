@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from cnnbench.training import checkpoints
 from cnnbench.training.checks import check_parts
 from cnnbench.training.parts import make_model
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = pytest.mark.usefixtures("no_figures", "one_thread")
 
 DIGITS = "data=digits data.limit=60 data.val_fraction=0.2 batch_size=10 epochs=1"
 """48 training images: 5 batches."""
@@ -184,15 +183,6 @@ EXPERIMENTS = {  # runs of one seed, and the side of the images that its model t
     "experiment/doc4_pooling": (2 * 2, 28),
     "experiment/quickstart": (5, 8),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads wait for one another longer than such small batches take, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_no_file_is_left_out() -> None:

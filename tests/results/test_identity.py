@@ -17,7 +17,7 @@ COUNTS = {
     "doc3_optimizers": 15,
     "joint_two_layer": 9,
     "reach_92": 36,
-    "speedrun": 2,
+    "speedrun": 4,
     "tune_optimizers": 85,
 }
 

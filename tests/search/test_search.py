@@ -31,15 +31,9 @@ from cnnbench.sweeps.run import run
 from cnnbench.training import checkpoints
 from cnnbench.training.module import Classifier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = "data=digits data.limit=200 model=plain_cnn epochs=2 batch_size=50 search.lr=0.1 logger=none"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def timeless(found: dict) -> dict:

@@ -1,7 +1,6 @@
 """The super-network against the discrete networks that it contains, mixtures and costs worked out by hand."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,15 +14,9 @@ from cnnbench.models import PlainCNN
 from cnnbench.search.space import PROPERTIES, TARGET, Choice, Cost, Layer, derived, describe, searched
 from cnnbench.search.supernet import Architecture, SuperNetwork
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE, CLASSES = (2, 8, 7), 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def searching(**lists: Any) -> Search:

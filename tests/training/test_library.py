@@ -3,7 +3,7 @@
 import copy
 import io
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,11 @@ from cnnbench.training import library
 from cnnbench.training.averaging import averaged
 from cnnbench.training.optimizers import Trial, make_optimizer, tried
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = pytest.mark.usefixtures("no_figures", "one_thread")
 
 NAMES = library.supported()
 NEEDED = {"lbfgs": {"max_iter": 2}, "ranger21": {"num_iterations": 40}}
 DIGITS = "data=digits data.limit=200 batch_size=20 logger=none"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spec(name: str, **arguments: float) -> Spec:
